@@ -1,0 +1,1 @@
+"""The command line: text in, one call of the api, an exit code out."""

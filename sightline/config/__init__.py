@@ -1,0 +1,1 @@
+"""Self-checking configuration trees: base class, files, overrides, errors."""

@@ -1,0 +1,96 @@
+"""Typed samples and batches, one pair per kind of data, and the predictions in a sample's own coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sightline.ops.boxes2d import BoxTargets
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGeometry:
+    """How an image became a network input: ``x_input = x_image * scale_x + pad_x``, the same for y."""
+
+    image_hw: tuple[int, int]
+    """Size of the image file (after EXIF rotation), pixels."""
+    scale_xy: tuple[float, float]
+    pad_xy: tuple[float, float]
+
+    def to_image(self, boxes_xyxy: Tensor) -> Tensor:
+        """(N, 4) boxes from input pixels to image pixels, clipped to the image."""
+        scale = boxes_xyxy.new_tensor(self.scale_xy * 2)
+        pad = boxes_xyxy.new_tensor(self.pad_xy * 2)
+        height, width = self.image_hw
+        limit = boxes_xyxy.new_tensor((width, height, width, height))
+        return torch.minimum(((boxes_xyxy - pad) / scale).clamp(min=0), limit)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSample:
+    """One training or validation image with its boxes, in pixels of the (augmented) input."""
+
+    sample_id: int
+    """Index in its data set."""
+    image: Array
+    """(3, H, W) uint8, RGB."""
+    boxes_xyxy: Array
+    """(N, 4) float32, pixels."""
+    labels: Array
+    """(N,) int64."""
+    geometry: ImageGeometry | None = None
+    """None once an augmentation has mixed several images."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """Images of one size with all their boxes, flat."""
+
+    images: Tensor
+    """(B, 3, H, W) uint8, RGB. Becomes float on the device. The memory may be reused after the next fetch."""
+    boxes_xyxy: Tensor
+    """(M, 4) float32, pixels of the input."""
+    labels: Tensor
+    """(M,) int64."""
+    image_index: Tensor
+    """(M,) int64, ascending: the image of the batch each box lies in."""
+    sample_ids: tuple[int, ...]
+    geometries: tuple[ImageGeometry | None, ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.sample_ids)
+
+    def to(self, device: torch.device) -> ImageBatch:
+        """The same batch on ``device``; images still as uint8."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            boxes_xyxy=self.boxes_xyxy.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            image_index=self.image_index.to(device, non_blocking=True),
+        )
+
+    @property
+    def targets(self) -> BoxTargets:
+        """The true boxes as the models take them."""
+        return BoxTargets(self.boxes_xyxy, self.labels, self.image_index)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxPrediction:
+    """Detections of one image in pixels of the image file, best first; on the CPU."""
+
+    sample_id: int
+    boxes_xyxy: Tensor
+    """(N, 4) float32."""
+    scores: Tensor
+    """(N,) float32 in [0, 1]."""
+    labels: Tensor
+    """(N,) int64."""

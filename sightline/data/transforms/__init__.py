@@ -1,0 +1,1 @@
+"""Augmentation: every random number comes from a generator that is passed in."""

@@ -1,0 +1,1 @@
+"""The built-in synthetic city: scenes, renderings and writers of the real formats."""

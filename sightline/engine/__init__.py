@@ -1,0 +1,1 @@
+"""Steps, precision, schedules, checkpoints and callbacks. Never heard of boxes."""

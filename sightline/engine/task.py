@@ -1,0 +1,100 @@
+"""The one seam between the engine and a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Batch(Protocol):
+    """What the engine asks of a batch: how many samples, which ones, and a copy on another device."""
+
+    @property
+    def sample_ids(self) -> Sequence[int]:
+        """Index of every sample in its data set."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch with its tensors on ``device``."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A batch and its place in the run: ``index`` counts the batches of ``epoch`` from 0."""
+
+    epoch: int
+    index: int
+    batch: Any
+
+
+class Loader(Protocol):
+    """Endless or finite source of batches that can start anywhere without replaying."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of (global) batches of one pass over the data, the last incomplete one included."""
+
+    def batch_length(self, index: int) -> int:
+        """Samples of the global batch ``index`` of any epoch, over all processes."""
+
+    def iterate(self, *, epoch: int = 0, index: int = 0, epochs: int) -> Iterator[Fetched]:
+        """Batches from batch ``index`` of ``epoch`` to the end of epoch ``epochs - 1``."""
+
+    def close(self) -> None:
+        """Stop all workers."""
+
+
+class Metric(Protocol):
+    """States of several processes merge exactly: ``merge`` of states gives what one process would have."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+    def update(self, predictions: Sequence[Any], batch: Any) -> None:
+        """Add the predictions of one batch."""
+
+    def merge(self, others: Sequence[Any]) -> None:
+        """Take in metrics of the same kind from other processes."""
+
+    def compute(self) -> dict[str, float]:
+        """Figures by name over everything since ``reset``."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Something to look at: ``pixels`` is (H, W, 3) uint8 RGB."""
+
+    name: str
+    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    caption: str = ""
+
+
+class Task(nn.Module):
+    """All that training asks of a problem. A module, so that DDP and compile wrap it like any other."""
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Weighted scalar losses by name, with gradients; their sum is minimised.
+
+        Each loss is a mean over the samples (or what they contain) of the batch, so that its size does
+        not depend on the batch size.
+        """
+        raise NotImplementedError
+
+    def predict(self, batch: Any) -> list[Any]:
+        """One typed prediction per sample, in the sample's own coordinates."""
+        raise NotImplementedError
+
+    def new_metric(self) -> Metric:
+        """An empty metric of this problem."""
+        raise NotImplementedError
+
+    def draw(self, batch: Any, predictions: Sequence[Any] | None) -> list[Picture]:
+        """What a person would look at; without predictions, the training samples and their truth."""
+        raise NotImplementedError

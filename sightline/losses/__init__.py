@@ -1,0 +1,1 @@
+"""Loss functions: tensors in, tensor out, nothing reduced that the caller cannot see."""

@@ -1,0 +1,1 @@
+"""Official metrics on flat arrays: reset, update, compute."""

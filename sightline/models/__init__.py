@@ -1,0 +1,1 @@
+"""Model families; each folder tells one paper's whole story."""

@@ -1,0 +1,1 @@
+"""Network parts that two families or more use."""

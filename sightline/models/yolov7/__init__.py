@@ -1,0 +1,1 @@
+"""YOLOv7 (Wang et al., CVPR 2023)."""

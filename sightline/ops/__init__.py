@@ -1,0 +1,1 @@
+"""Tensor operations that are true without any model: boxes, NMS, checks."""

@@ -1,0 +1,1 @@
+"""Finished runs to plots and one page."""

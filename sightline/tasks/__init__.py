@@ -1,0 +1,1 @@
+"""Each task joins a model, its targets and losses, its data and its metric."""

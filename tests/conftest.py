@@ -1,0 +1,38 @@
+"""Where the recorded numbers and the small real data sets are, and one thread for equal bits."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+ORACLES = Path(os.environ.get("SIGHTLINE_ORACLES", ROOT.parent / "shared" / "oracles"))
+DATA = Path(os.environ.get("SIGHTLINE_DATA", ROOT.parent / "shared" / "data"))
+
+torch.set_num_threads(1)
+
+
+def oracle(*parts: str) -> Path:
+    """A recorded file; skips the test, naming the file, where it is missing."""
+    path = ORACLES.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"oracle file missing: {'/'.join(parts)} (set SIGHTLINE_ORACLES)")
+    return path
+
+
+def dataset(name: str) -> Path:
+    """A small real data set; skips the test, naming it, where it is missing."""
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"data set missing: {name} (set SIGHTLINE_DATA)")
+    return path
+
+
+def pytest_collection_modifyitems(items):
+    """GPU tests say why they do not run."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

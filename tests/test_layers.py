@@ -1,0 +1,61 @@
+"""Imports point one way; this test reads all of them."""
+
+import ast
+from pathlib import Path
+
+import sightline
+
+PACKAGE = Path(sightline.__file__).parent
+
+MAY_IMPORT = {
+    "ops": {"ops"},
+    "config": {"config"},
+    "losses": {"losses", "ops"},
+    "metrics": {"metrics", "ops"},
+    "data": {"data", "ops", "config"},
+    "engine": {"engine", "config"},
+    "models": {"models", "ops", "losses", "config"},
+    "tasks": {"tasks", "models", "losses", "metrics", "data", "ops", "config", "engine.task"},
+    "recipes": {"recipes", "tasks", "models", "data", "engine", "config"},
+    "importers": {"importers", "recipes", "models", "config"},
+    "report": {"report", "config"},
+    "cli": {"cli", "api", "config"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write the full name"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("sightline.") for name in found if name.startswith("sightline.")}
+
+
+def test_imports_point_one_way():
+    backward = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0]
+        if room not in MAY_IMPORT:
+            continue
+        for name in imports_of(path) - {"__version__"}:
+            if not any(name == allowed or name.startswith(allowed + ".") for allowed in MAY_IMPORT[room]):
+                backward.append(f"{path.relative_to(PACKAGE)} imports sightline.{name}")
+    assert not backward, "\n".join(backward)
+
+
+def test_every_folder_is_a_room_of_the_map():
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert rooms <= set(MAY_IMPORT), f"unknown rooms: {sorted(rooms - set(MAY_IMPORT))}"
+
+
+def test_model_families_do_not_know_each_other():
+    families = {p.name for p in (PACKAGE / "models").iterdir() if p.is_dir()} - {"blocks", "__pycache__"}
+    for family in families:
+        for path in (PACKAGE / "models" / family).rglob("*.py"):
+            strangers = {n for n in imports_of(path) if n.startswith("models.")} - {
+                n for n in imports_of(path) if n.startswith((f"models.{family}", "models.blocks"))
+            }
+            assert not strangers, f"{path}: imports {strangers}"
