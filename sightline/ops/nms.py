@@ -1,0 +1,116 @@
+"""Greedy non-maximum suppression of axis-aligned boxes, class by class. Shapes: N boxes.
+
+There is no limit of time: the work is bounded by how many candidates the caller hands in and how many
+detections it wants, so the same boxes come out on a slow machine.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sightline.ops.checks import check_shape
+
+FIRST_PREFIX = 1000
+"""How many of the best candidates are tried first; the shifted form is the cheapest up to about this size."""
+
+SHIFTED_LIMIT_ON_ACCELERATOR = 20_000
+"""On a GPU one large kernel beats a loop over classes until about here."""
+
+
+def best_candidates(scores: Tensor, limit: int) -> Tensor:
+    """Indices of the ``limit`` highest scores, best first; equal scores stay in their order.
+
+    Args:
+        scores: (N,), finite.
+        limit: At most so many, >= 1.
+
+    Returns:
+        (min(N, limit),) int64.
+
+    Raises:
+        ValueError: If the shape or the limit is wrong.
+    """
+    check_shape("scores", scores, ("N",))
+    if limit < 1:
+        raise ValueError(f"limit: expected at least 1, got {limit}.")
+    if len(scores) <= limit:
+        return scores.argsort(descending=True, stable=True)
+    # Sorting everything costs more than finding the last score that gets in and sorting those above it.
+    last_in = scores.topk(limit, sorted=False).values.min()
+    chosen = (scores >= last_in).nonzero().squeeze(1)
+    return chosen[scores[chosen].argsort(descending=True, stable=True)[:limit]]
+
+
+def class_aware_nms(
+    boxes_xyxy: Tensor,
+    scores: Tensor,
+    labels: Tensor | None,
+    iou_threshold: float,
+    *,
+    max_kept: int | None = None,
+) -> Tensor:
+    """Greedy suppression: walk from the best box down, drop what overlaps a kept box of its own class.
+
+    A greedy pass over the best n candidates gives the beginning of the pass over all of them, so when only
+    ``max_kept`` are wanted, growing prefixes are tried until one yields enough. The result is the same.
+
+    Args:
+        boxes_xyxy: (N, 4), finite, any unit.
+        scores: (N,), finite. Equal scores are taken in the order given.
+        labels: (N,) integers; None lets boxes of all classes suppress each other.
+        iou_threshold: Boxes with a larger IoU are dropped, in [0, 1].
+        max_kept: Stop after so many kept boxes.
+
+    Returns:
+        (K,) int64 indices of the kept boxes, best first.
+
+    Raises:
+        ValueError: If a shape or the threshold is wrong.
+    """
+    check_shape("boxes_xyxy", boxes_xyxy, ("N", 4))
+    check_shape("scores", scores, (len(boxes_xyxy),))
+    if labels is not None:
+        check_shape("labels", labels, (len(boxes_xyxy),))
+    if not 0 <= iou_threshold <= 1:
+        raise ValueError(f"iou_threshold: expected a number in [0, 1], got {iou_threshold}.")
+    order = scores.argsort(descending=True, stable=True)
+    boxes = boxes_xyxy[order] if boxes_xyxy.dtype == torch.float64 else boxes_xyxy[order].float()
+    labels = None if labels is None else labels[order]
+    count = len(order)
+    size = count if max_kept is None else min(count, FIRST_PREFIX)
+    while True:
+        kept = _suppress_sorted(boxes[:size], None if labels is None else labels[:size], iou_threshold)
+        if size == count or (max_kept is not None and len(kept) >= max_kept):
+            return order[kept if max_kept is None else kept[:max_kept]]
+        size = min(4 * size, count)
+
+
+def _torchvision_nms() -> Callable[[Tensor, Tensor, float], Tensor]:
+    """Imported at the first use: torchvision alone doubles the time to start."""
+    from torchvision.ops import nms
+
+    return nms  # type: ignore[no-any-return]
+
+
+def _suppress_sorted(boxes_xyxy: Tensor, labels: Tensor | None, iou_threshold: float) -> Tensor:
+    """Kept positions, ascending, of boxes that are already sorted best first."""
+    nms = _torchvision_nms()
+    count = len(boxes_xyxy)
+    ranks = -torch.arange(count, device=boxes_xyxy.device, dtype=boxes_xyxy.dtype)
+    if count == 0 or labels is None:
+        return nms(boxes_xyxy, ranks, iou_threshold)
+    if count <= (FIRST_PREFIX if boxes_xyxy.device.type == "cpu" else SHIFTED_LIMIT_ON_ACCELERATOR):
+        # Every class moves to a place of its own. In float64, because float32 would round coordinates by
+        # hundredths of a pixel at class 80 and change which boxes are kept. (Apple's GPUs have no float64.)
+        exact = boxes_xyxy.to(torch.float32 if boxes_xyxy.device.type == "mps" else torch.float64)
+        extent = exact.max() - exact.min() + 1
+        return nms(exact + (labels.to(exact) * extent)[:, None], ranks.to(exact), iou_threshold)
+    by_class = labels.argsort(stable=True)  # inside a class still best first
+    kept = []
+    start = 0
+    for size in torch.bincount(labels).tolist():
+        same = by_class[start : start + size]
+        kept.append(same[nms(boxes_xyxy[same], ranks[same], iou_threshold)])
+        start += size
+    return torch.cat(kept).sort().values
