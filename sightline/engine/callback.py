@@ -1,0 +1,69 @@
+"""Callbacks watch a run: they log, evaluate, save, draw and ask for a stop. They never change the mathematics.
+
+Five moments are enough: run start, step end, epoch end, evaluation end, run end. At each moment the
+callbacks are called in the order of their list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sightline.engine.loop import Training
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one optimizer step did. Tensors are detached and still on the device: reading one waits for it."""
+
+    step: int
+    """Optimizer steps done so far, this one included."""
+    epoch: int
+    """Epoch this step belongs to, from 0."""
+    samples: int
+    """Samples that went into this step."""
+    losses: Mapping[str, Tensor]
+    """Mean over the step's micro-batches of each loss."""
+    grad_norm: Tensor | None
+    """Global norm before clipping; None where nobody asked for it."""
+    sample_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Figures of one evaluation; ``details`` holds JSON-able tables and curves."""
+
+    step: int
+    epoch: int
+    metrics: Mapping[str, float]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Callback:
+    """Does nothing at every moment; override the ones you need. ``state`` goes into every checkpoint."""
+
+    def on_run_start(self, training: Training) -> None:
+        """Before the first step, or before the first step after a resume."""
+
+    def on_step_end(self, training: Training, report: StepReport) -> None:
+        """After every optimizer step."""
+
+    def on_epoch_end(self, training: Training, epoch: int) -> None:
+        """After the last step of ``epoch``."""
+
+    def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
+        """After an evaluation."""
+
+    def on_run_end(self, training: Training, outcome: str) -> None:
+        """When the loop is over: ``outcome`` is done, stopped or failed. Called after an error too."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain JSON-able values that a resumed run needs."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state`` gave."""
