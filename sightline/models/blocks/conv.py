@@ -173,7 +173,7 @@ def _conv_act(like: nn.Conv2d, weight: Tensor, bias: Tensor, activation: nn.Modu
     conv = copy.deepcopy(like)
     conv.weight = nn.Parameter(weight, requires_grad=False)
     conv.bias = nn.Parameter(bias, requires_grad=False)
-    return ConvAct(conv, activation)
+    return ConvAct(conv, activation).eval()
 
 
 class Concat(nn.Module):

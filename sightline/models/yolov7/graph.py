@@ -131,4 +131,4 @@ def plan(sources: Sequence[tuple[int, ...]], wanted: Sequence[int]) -> tuple[Ste
     for source, layer in last_reader.items():
         if source not in wanted:
             frees[layer].append(source)
-    return tuple(Step(layer, sources[layer], tuple(frees[layer])) for layer in layers)
+    return tuple(Step(layer, sources[layer], tuple(sorted(frees[layer]))) for layer in layers)
