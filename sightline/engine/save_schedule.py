@@ -1,0 +1,51 @@
+"""When the next checkpoint is due."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sightline.engine.retention import CheckpointConfig
+
+REQUEST_FILE = "save"
+"""``touch RUN/save`` asks a running training for a checkpoint after the step it is in."""
+
+
+class SaveSchedule:
+    """Says after every step whether to take a checkpoint, and why.
+
+    Args:
+        config: Epochs, steps and minutes.
+        run_dir: The run's folder, where a request may be left.
+        clock: Seconds that never jump; tests pass their own.
+    """
+
+    def __init__(self, config: CheckpointConfig, run_dir: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.config = config
+        self._request = run_dir / REQUEST_FILE
+        self._clock = clock
+        self._last = clock()
+
+    def reason(self, *, step: int, epoch: int, ends_epoch: bool) -> str | None:
+        """Why a checkpoint is due now: ``request``, ``epoch``, ``steps`` or ``minutes``; None if it is not.
+
+        Takes the request away and starts the minutes anew when one is due.
+
+        Args:
+            step: Optimizer steps taken.
+            epoch: Complete passes over the data.
+            ends_epoch: Whether the last step completed one.
+        """
+        config = self.config
+        reason = None
+        if config.every_minutes is not None and self._clock() - self._last >= 60 * config.every_minutes:
+            reason = "minutes"
+        if config.every_steps and step % config.every_steps == 0:
+            reason = "steps"
+        if ends_epoch and config.every_epochs and epoch % config.every_epochs == 0:
+            reason = "epoch"
+        if self._request.exists():
+            self._request.unlink(missing_ok=True)
+            reason = reason or "request"
+        if reason:
+            self._last = self._clock()
+        return reason
