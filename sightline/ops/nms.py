@@ -95,22 +95,38 @@ def _torchvision_nms() -> Callable[[Tensor, Tensor, float], Tensor]:
 
 def _suppress_sorted(boxes_xyxy: Tensor, labels: Tensor | None, iou_threshold: float) -> Tensor:
     """Kept positions, ascending, of boxes that are already sorted best first."""
+    if labels is None or len(labels) == 0:
+        return _torchvision_nms()(boxes_xyxy, _descending(boxes_xyxy), iou_threshold)
+    is_small = len(labels) <= (FIRST_PREFIX if boxes_xyxy.device.type == "cpu" else SHIFTED_LIMIT_ON_ACCELERATOR)
+    return (_shifted if is_small else _by_class)(boxes_xyxy, labels, iou_threshold)
+
+
+def _shifted(boxes_xyxy: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """One pass over all boxes, each class moved to a place of its own.
+
+    In float64, because float32 would round coordinates by hundredths of a pixel at class 80 and change which
+    boxes are kept. (Apple's GPUs have no float64.)
+    """
+    exact = boxes_xyxy.to(torch.float32 if boxes_xyxy.device.type == "mps" else torch.float64)
+    extent = exact.max() - exact.min() + 1
+    shifted = exact + (labels.to(exact) * extent)[:, None]
+    return _torchvision_nms()(shifted, _descending(shifted), iou_threshold)
+
+
+def _by_class(boxes_xyxy: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """One pass for each class: linear in the number of classes, not quadratic in the number of boxes."""
     nms = _torchvision_nms()
-    count = len(boxes_xyxy)
-    ranks = -torch.arange(count, device=boxes_xyxy.device, dtype=boxes_xyxy.dtype)
-    if count == 0 or labels is None:
-        return nms(boxes_xyxy, ranks, iou_threshold)
-    if count <= (FIRST_PREFIX if boxes_xyxy.device.type == "cpu" else SHIFTED_LIMIT_ON_ACCELERATOR):
-        # Every class moves to a place of its own. In float64, because float32 would round coordinates by
-        # hundredths of a pixel at class 80 and change which boxes are kept. (Apple's GPUs have no float64.)
-        exact = boxes_xyxy.to(torch.float32 if boxes_xyxy.device.type == "mps" else torch.float64)
-        extent = exact.max() - exact.min() + 1
-        return nms(exact + (labels.to(exact) * extent)[:, None], ranks.to(exact), iou_threshold)
+    scores = _descending(boxes_xyxy)
     by_class = labels.argsort(stable=True)  # inside a class still best first
     kept = []
     start = 0
     for size in torch.bincount(labels).tolist():
         same = by_class[start : start + size]
-        kept.append(same[nms(boxes_xyxy[same], ranks[same], iou_threshold)])
+        kept.append(same[nms(boxes_xyxy[same], scores[same], iou_threshold)])
         start += size
     return torch.cat(kept).sort().values
+
+
+def _descending(boxes: Tensor) -> Tensor:
+    """Scores for boxes that are already in their order, without equals."""
+    return -torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)

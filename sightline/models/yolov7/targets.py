@@ -273,22 +273,30 @@ def _cheapest(cost: Tensor, k: Tensor, widths: Sequence[int]) -> tuple[Tensor, T
 
     Candidates that stand in a list twice cost the same, and which of them is taken can decide what remains
     for another box. ``topk`` leaves that open; on the CPU its choice depends on k and on the length of the
-    row and nothing else, so each box is asked there for exactly k out of exactly its image's candidates.
+    row and nothing else, so there each box is asked for exactly k out of exactly its image's candidates, as
+    a loop over boxes would. On other devices one call for all boxes is much faster.
 
     Args:
         cost: (I, G, P), infinite where there is no pair.
         k: (I, G) at least 1, or 0 for padding.
         widths: Candidates of each image.
     """
-    if cost.device.type != "cpu":
-        values, place = cost.topk(min(int(k.max()), cost.shape[2]), largest=False)
-        is_claim = (torch.arange(place.shape[2], device=k.device) < k[..., None]) & values.isfinite()
-        image, box, _ = is_claim.nonzero(as_tuple=True)
-        return image, box, place[is_claim]
+    return _cheapest_row_by_row(cost, k, widths) if cost.device.type == "cpu" else _cheapest_at_once(cost, k)
+
+
+def _cheapest_at_once(cost: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    values, place = cost.topk(min(int(k.max()), cost.shape[2]), largest=False)  # (I, G, most)
+    is_claim = (torch.arange(place.shape[2], device=k.device) < k[..., None]) & values.isfinite()
+    image, box, _ = is_claim.nonzero(as_tuple=True)
+    return image, box, place[is_claim]
+
+
+def _cheapest_row_by_row(cost: Tensor, k: Tensor, widths: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     images, boxes, places = [k.new_empty(0)], [k.new_empty(0)], [k.new_empty(0)]
     for i, width in enumerate(widths):
-        for count in sorted({min(count, width) for count in k[i].tolist()} - {0}):
-            rows = (k[i].clamp(max=width) == count).nonzero().squeeze(1)
+        wanted = k[i].clamp(max=width)
+        for count in sorted(set(wanted.tolist()) - {0}):
+            rows = (wanted == count).nonzero().squeeze(1)
             values, place = cost[i, rows, :width].topk(count, largest=False)
             is_claim = values.isfinite()
             places.append(place[is_claim])
