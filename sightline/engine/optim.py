@@ -1,0 +1,381 @@
+"""SGD, Adam and AdamW: thin steppers over torch's fused kernels.
+
+``torch.optim`` optimizers walk their groups and states in Python at every step, and building one loads torch's
+compiler. These classes keep lists of tensors and call one kernel per group. The kernels' names are private to torch:
+where one is missing, or a device has none, the same update runs through the functions of ``torch.optim``.
+
+State tensors have names made of the parameter's name, so a checkpoint is a plain table of tensors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from torch import Tensor, nn
+
+from sightline.config.base import Config
+from sightline.config.errors import RunError
+from sightline.engine.parameter_groups import ALL_ALIKE, GroupRule, ParameterGroup, split_parameters
+from sightline.engine.schedule import GroupValues
+
+FUSED_DEVICES = ("cpu", "cuda")
+"""Kinds of device whose fused kernels are tested here."""
+
+
+class OptimizerConfig(Config):
+    """How gradients become updates. The learning rate itself is the run's ``lr``."""
+
+    kind: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD; beta1 of Adam and AdamW."""
+    nesterov: bool = False
+    """SGD looks ahead along the momentum."""
+    beta2: float | None = Field(None, ge=0, lt=1)
+    """Adam, AdamW: decay of the squared gradients; 0.999 when left out."""
+    eps: PositiveFloat | None = None
+    """Adam, AdamW: added to the denominator; 1e-8 when left out."""
+    weight_decay: NonNegativeFloat = 0.0
+    """L2 term added to the gradient; AdamW instead shrinks the weights by ``lr * weight_decay``."""
+    decay_follows_batch: bool = False
+    """Multiply the weight decay by the samples of a full accumulation window over the nominal batch size."""
+    groups: tuple[GroupRule, ...] = ALL_ALIKE
+    """Rules of the parameter groups; every trainable parameter belongs to exactly one."""
+
+    @model_validator(mode="after")
+    def _every_key_is_used(self) -> Self:
+        if self.kind == "sgd":
+            for key in ("beta2", "eps"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} does nothing in 'sgd'; it belongs to adam and adamw.")
+            if self.nesterov and self.momentum == 0:
+                raise ValueError("nesterov needs a momentum above 0.")
+        elif self.nesterov:
+            raise ValueError(f"nesterov does nothing in {self.kind!r}; it belongs to sgd.")
+        names = [rule.name for rule in self.groups]
+        if len(set(names)) != len(names):
+            raise ValueError(f"groups: names must differ, got {names}.")
+        return self
+
+
+class _Ready(NamedTuple):
+    """The tensors of a bucket that have a gradient, in one order."""
+
+    parameters: list[Tensor]
+    grads: list[Tensor]
+    slots: dict[str, list[Tensor]]
+    steps: list[Tensor]
+    places: list[int] | None
+    """Their places in the bucket, where some tensor has no gradient."""
+
+
+class _Bucket:
+    """The tensors of one group on one device and of one dtype: what a kernel takes in one call."""
+
+    def __init__(self, group: int, names: list[str], parameters: list[nn.Parameter], slots: Sequence[str]) -> None:
+        self.group = group
+        self.names = names
+        self.parameters: list[Tensor] = list(parameters)
+        self.device = parameters[0].device
+        self.slots = {slot: [torch.zeros_like(p, requires_grad=False) for p in parameters] for slot in slots}
+        self.counter = torch.zeros(len(parameters), dtype=torch.float32, device=self.device)  # (tensors,)
+        self.steps = list(self.counter.unbind())  # views, so that one addition counts for all
+
+    def ready(self) -> _Ready:
+        """The tensors that have a gradient."""
+        grads = [parameter.grad for parameter in self.parameters]
+        present = [grad for grad in grads if grad is not None]
+        if len(present) == len(grads):
+            return _Ready(self.parameters, present, self.slots, self.steps, None)
+        places = [place for place, grad in enumerate(grads) if grad is not None]
+        return _Ready(
+            [self.parameters[place] for place in places],
+            present,
+            {slot: [tensors[place] for place in places] for slot, tensors in self.slots.items()},
+            [self.steps[place] for place in places],
+            places,
+        )
+
+
+class Optimizer(ABC):
+    """Updates the parameters of a list of groups.
+
+    Args:
+        groups: The parameter groups, from ``split_parameters``.
+        fused: Whether to use fused kernels where torch and the device have them.
+    """
+
+    slots: ClassVar[tuple[str, ...]]
+    """Kinds of state tensors of the shape of their parameter."""
+    counts_steps: ClassVar[bool]
+    """Whether the update depends on how often a parameter was updated."""
+    kernel: ClassVar[str]
+    """torch's private name of the fused kernel."""
+
+    def __init__(self, groups: Sequence[ParameterGroup], *, fused: bool = True) -> None:
+        self.groups = tuple(groups)
+        self._buckets: list[_Bucket] = []
+        for number, group in enumerate(self.groups):
+            parts: dict[tuple[torch.device, torch.dtype], list[tuple[str, nn.Parameter]]] = {}
+            for name, parameter in zip(group.names, group.parameters, strict=True):
+                parts.setdefault((parameter.device, parameter.dtype), []).append((name, parameter))
+            for members in parts.values():
+                names, parameters = [name for name, _ in members], [parameter for _, parameter in members]
+                self._buckets.append(_Bucket(number, names, parameters, self.slots))
+        self._parameters = [parameter for bucket in self._buckets for parameter in bucket.parameters]
+        self._kernel: Callable[..., Any] | None = getattr(torch, self.kernel, None) if fused else None
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients that exist, for clipping and unscaling. Changing them in place changes the update."""
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def step(self, values: Sequence[GroupValues], *, found_inf: Tensor | None = None) -> None:
+        """Update every parameter that has a gradient.
+
+        Args:
+            values: Learning rate and momentum of every group, from ``Schedule.at``.
+            found_inf: () float32, 1 to skip the update and leave all states alone. A fused kernel reads it on the
+                device, so that the host does not wait.
+        """
+        with torch.no_grad():
+            for bucket in self._buckets:
+                ready = bucket.ready()
+                if not ready.grads:
+                    continue
+                flag = found_inf if found_inf is None else found_inf.to(bucket.device, non_blocking=True)
+                if self._kernel is not None and bucket.device.type in FUSED_DEVICES:
+                    self._step_fused(self._kernel, bucket, ready, values[bucket.group], flag)
+                elif flag is None or not flag.item():
+                    self._step_slowly(bucket, ready, values[bucket.group])
+
+    @abstractmethod
+    def _step_fused(
+        self,
+        kernel: Callable[..., Any],
+        bucket: _Bucket,
+        ready: _Ready,
+        values: GroupValues,
+        found_inf: Tensor | None,
+    ) -> None: ...
+
+    @abstractmethod
+    def _step_slowly(self, bucket: _Bucket, ready: _Ready, values: GroupValues) -> None: ...
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The live state by name, e.g. ``momentum/backbone.conv.weight``. Copy before the next step."""
+        tensors: dict[str, Tensor] = {}
+        for bucket in self._buckets:
+            for slot, members in bucket.slots.items():
+                tensors.update({f"{slot}/{name}": tensor for name, tensor in zip(bucket.names, members, strict=True)})
+            if self.counts_steps:
+                tensors.update({f"step/{name}": step for name, step in zip(bucket.names, bucket.steps, strict=True)})
+        return tensors
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a state that ``state_tensors`` gave, bit for bit.
+
+        Raises:
+            RunError: If names, shapes or dtypes are not those of this optimizer. Nothing is changed then.
+        """
+        own = self.state_tensors()
+        faults = [f"{name} is missing" for name in own.keys() - tensors.keys()]
+        faults += [f"{name} is unknown here" for name in tensors.keys() - own.keys()]
+        for name in own.keys() & tensors.keys():
+            here, there = own[name], tensors[name]
+            if here.shape != there.shape or here.dtype != there.dtype:
+                faults.append(
+                    f"{name} is {tuple(there.shape)} {there.dtype} in the file, {tuple(here.shape)} {here.dtype} here"
+                )
+        if faults:
+            more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+            raise RunError(
+                f"optimizer state: {len(faults)} tensors do not fit. {'; '.join(sorted(faults)[:3])}{more}. "
+                "Resume with the model and optimizer of the run."
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum: ``m = momentum m + g; w -= lr m`` (or ``g + momentum m``, Nesterov).
+
+    Decay adds ``weight_decay * w`` to ``g``.
+
+    Reference:
+        Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013.
+    """
+
+    slots = ("momentum",)
+    counts_steps = False
+    kernel = "_fused_sgd_"
+
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        *,
+        nesterov: bool = False,
+        fused: bool = True,
+    ) -> None:
+        super().__init__(groups, fused=fused)
+        self.nesterov = nesterov
+
+    def _step_fused(
+        self,
+        kernel: Callable[..., Any],
+        bucket: _Bucket,
+        ready: _Ready,
+        values: GroupValues,
+        found_inf: Tensor | None,
+    ) -> None:
+        lr, momentum = values
+        kernel(
+            ready.parameters,
+            ready.grads,
+            ready.slots["momentum"] if momentum else [],
+            weight_decay=self.groups[bucket.group].weight_decay,
+            momentum=momentum,
+            lr=lr,
+            dampening=0.0,
+            nesterov=self.nesterov and momentum > 0,
+            maximize=False,
+            is_first_step=False,
+            found_inf=found_inf,
+        )
+
+    def _step_slowly(self, bucket: _Bucket, ready: _Ready, values: GroupValues) -> None:
+        from torch.optim.sgd import sgd
+
+        lr, momentum = values
+        sgd(
+            ready.parameters,
+            ready.grads,
+            list(ready.slots["momentum"]),
+            weight_decay=self.groups[bucket.group].weight_decay,
+            momentum=momentum,
+            lr=lr,
+            dampening=0.0,
+            nesterov=self.nesterov and momentum > 0,
+            maximize=False,
+        )
+
+
+class Adam(Optimizer):
+    """Adam: ``w -= lr m_hat / (sqrt(v_hat) + eps)``; decay adds ``weight_decay * w`` to the gradient.
+
+    Reference:
+        Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1.
+    """
+
+    slots = ("exp_avg", "exp_avg_sq")
+    counts_steps = True
+    kernel = "_fused_adam_"
+    decoupled: ClassVar[bool] = False
+    """Whether decay shrinks the weights apart from the gradient."""
+
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        *,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        fused: bool = True,
+    ) -> None:
+        super().__init__(groups, fused=fused)
+        self.beta2 = beta2
+        self.eps = eps
+
+    def _step_fused(
+        self,
+        kernel: Callable[..., Any],
+        bucket: _Bucket,
+        ready: _Ready,
+        values: GroupValues,
+        found_inf: Tensor | None,
+    ) -> None:
+        lr, beta1 = values
+        done: Tensor | float = 1.0 if found_inf is None else 1.0 - found_inf
+        if ready.places is None:
+            bucket.counter.add_(done)
+        else:
+            bucket.counter[ready.places] += done
+        kernel(
+            ready.parameters,
+            ready.grads,
+            ready.slots["exp_avg"],
+            ready.slots["exp_avg_sq"],
+            [],
+            ready.steps,
+            lr=lr,
+            beta1=beta1,
+            beta2=self.beta2,
+            weight_decay=self.groups[bucket.group].weight_decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+            found_inf=found_inf,
+        )
+
+    def _step_slowly(self, bucket: _Bucket, ready: _Ready, values: GroupValues) -> None:
+        from torch.optim.adam import adam
+
+        lr, beta1 = values
+        adam(
+            ready.parameters,
+            ready.grads,
+            ready.slots["exp_avg"],
+            ready.slots["exp_avg_sq"],
+            [],
+            ready.steps,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=self.beta2,
+            lr=lr,
+            weight_decay=self.groups[bucket.group].weight_decay,
+            eps=self.eps,
+            maximize=False,
+            decoupled_weight_decay=self.decoupled,
+        )
+
+
+class AdamW(Adam):
+    """Adam whose decay shrinks the weights by ``1 - lr * weight_decay`` before the step.
+
+    Reference:
+        Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+    """
+
+    kernel = "_fused_adamw_"
+    decoupled = True
+
+
+def build_optimizer(
+    config: OptimizerConfig, module: nn.Module, *, decay_scale: float = 1.0, fused: bool = True
+) -> Optimizer:
+    """The optimizer of a model.
+
+    Args:
+        config: Kind, numbers and rules of the groups.
+        module: The model, on its device and in its memory format.
+        decay_scale: ``AccumulationConfig.decay_scale``; used where ``config.decay_follows_batch``.
+        fused: Whether to use fused kernels where torch has them.
+
+    Raises:
+        ConfigError: If the rules do not divide the parameters, see ``split_parameters``.
+    """
+    weight_decay = config.weight_decay * decay_scale if config.decay_follows_batch else config.weight_decay
+    groups = split_parameters(module, config.groups, weight_decay=weight_decay)
+    if config.kind == "sgd":
+        return SGD(groups, nesterov=config.nesterov, fused=fused)
+    beta2 = 0.999 if config.beta2 is None else config.beta2
+    eps = 1e-8 if config.eps is None else config.eps
+    kind = {"adam": Adam, "adamw": AdamW}[config.kind]
+    return kind(groups, beta2=beta2, eps=eps, fused=fused)
