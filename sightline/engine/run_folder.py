@@ -1,0 +1,102 @@
+"""Makes the folder of a new run and finds the folder of an old one. A run is never overwritten."""
+
+import re
+from itertools import count
+from pathlib import Path
+
+from sightline.config.errors import RunError, did_you_mean
+from sightline.engine.run_record import RUN_FILE
+
+RUNS = Path("runs")
+"""Where runs go when nothing else is said: ``runs/<recipe>/<number or name>``."""
+
+_NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
+
+
+def new_run_folder(recipe: str, *, root: Path = RUNS, name: str | None = None, out: Path | None = None) -> Path:
+    """Make the folder of a new run.
+
+    Two processes that ask at the same time get different numbers. For a folder that the user named, the run's
+    lock decides between them.
+
+    Args:
+        recipe: Name of the recipe.
+        root: Folder of all runs.
+        name: Name of the run in place of the next free number.
+        out: The run's folder itself, in place of both.
+
+    Raises:
+        RunError: The folder holds a run or anything else already, cannot be made, or the name is no name.
+    """
+    try:
+        if out is not None:
+            return _named_folder(out)
+        parent = root / _checked_name("recipe", recipe)
+        if name is not None:
+            return _named_folder(parent / _checked_name("run", name))
+        parent.mkdir(parents=True, exist_ok=True)
+        taken = [int(path.name) for path in parent.iterdir() if path.name.isascii() and path.name.isdigit()]
+        for number in count(max(taken, default=0) + 1):
+            try:
+                (parent / str(number)).mkdir()
+            except FileExistsError:
+                continue
+            return parent / str(number)
+        raise AssertionError("numbers never end")
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or out or root}: the run's folder cannot be made ({error.strerror}). "
+            "Give a folder that you may write: --out DIR."
+        ) from error
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was started in a folder."""
+    return (folder / RUN_FILE).is_file()
+
+
+def existing_run(path: Path) -> Path:
+    """``path`` if it is a run's folder.
+
+    Raises:
+        RunError: It is not there, or no run; names the runs that are near.
+    """
+    if is_run(path):
+        return path
+    if path.is_file():
+        raise RunError(f"{path}: is a file; give a run's folder, such as runs/RECIPE/1.")
+    if not path.is_dir():
+        near = did_you_mean(path.name, _runs_in(path.parent))
+        raise RunError(f"{path}: no such run.{near or ' Give the folder that the training printed.'}")
+    inside = _runs_in(path)
+    if inside:
+        raise RunError(f"{path}: holds {len(inside)} runs. Give one of them, such as {path / inside[-1]}.")
+    raise RunError(f"{path}: no run was started here. Give a folder that holds {RUN_FILE}, such as runs/RECIPE/1.")
+
+
+def _named_folder(folder: Path) -> Path:
+    if is_run(folder):
+        raise RunError(
+            f"{folder}: holds a run already. Continue it with 'sightline resume {folder}', "
+            "or give another folder: --out DIR."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is a file. Give a folder: --out DIR.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"{folder}: is not empty and holds no run. Give an empty or new folder: --out DIR.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _checked_name(what: str, name: str) -> str:
+    if not _NAME.fullmatch(name) or name.startswith("."):
+        raise RunError(f"{what} name {name!r}: must not be empty, start with a dot or hold a slash.")
+    return name
+
+
+def _runs_in(folder: Path) -> list[str]:
+    """Names of the runs in a folder, numbers in their order."""
+    if not folder.is_dir():
+        return []
+    names = [path.name for path in folder.iterdir() if is_run(path)]
+    return sorted(names, key=lambda name: (name.isdigit(), int(name) if name.isdigit() else 0, name))
