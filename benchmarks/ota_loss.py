@@ -62,6 +62,7 @@ def main(arguments: list[str]) -> None:
         )
         for kind in ("anchor", "ota")
     }
+    hw = (options.size, options.size)
     features, weight = torch.randn(8, 128, 40, 40), torch.randn(128, 128, 3, 3)
 
     def reference() -> None:
@@ -69,7 +70,7 @@ def main(arguments: list[str]) -> None:
             F.conv2d(features, weight, padding=1)
 
     def forward(kind: str) -> Tensor:
-        return torch.stack(list(losses[kind](raw, targets, (options.size, options.size)).values())).sum()
+        return torch.stack(list(losses[kind](raw, targets, hw).values())).sum()
 
     def step(kind: str) -> None:
         for output in raw:
@@ -100,6 +101,7 @@ def main(arguments: list[str]) -> None:
         rounds=options.rounds,
         times_plain=ratios(samples, "plain")["ota"]["cpu"],
         rows=in_convolutions,
+        positives={kind: len(loss.positives(raw, targets, hw)[0].level) for kind, loss in losses.items()},
         shape=vars(options),
         torch=torch.__version__,
     )

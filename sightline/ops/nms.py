@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sightline.ops.checks import check_shape
 
-FIRST_PREFIX = 1000
-"""How many of the best candidates are tried first; the shifted form is the cheapest up to about this size."""
+SHIFTED_LIMIT = 1000
+"""Up to about so many boxes one pass over all classes at once is cheaper than a pass for each class."""
 
 SHIFTED_LIMIT_ON_ACCELERATOR = 20_000
-"""On a GPU one large kernel beats a loop over classes until about here."""
+"""The same on a GPU, where one large kernel beats many small ones for longer."""
 
 
 def best_candidates(scores: Tensor, limit: int) -> Tensor:
@@ -78,7 +78,7 @@ def class_aware_nms(
     boxes = boxes_xyxy[order] if boxes_xyxy.dtype == torch.float64 else boxes_xyxy[order].float()
     labels = None if labels is None else labels[order]
     count = len(order)
-    size = count if max_kept is None else min(count, FIRST_PREFIX)
+    size = count if max_kept is None else min(count, 2 * max(max_kept, 1))
     while True:
         kept = _suppress_sorted(boxes[:size], None if labels is None else labels[:size], iou_threshold)
         if size == count or (max_kept is not None and len(kept) >= max_kept):
@@ -97,7 +97,7 @@ def _suppress_sorted(boxes_xyxy: Tensor, labels: Tensor | None, iou_threshold: f
     """Kept positions, ascending, of boxes that are already sorted best first."""
     if labels is None or len(labels) == 0:
         return _torchvision_nms()(boxes_xyxy, _descending(boxes_xyxy), iou_threshold)
-    is_small = len(labels) <= (FIRST_PREFIX if boxes_xyxy.device.type == "cpu" else SHIFTED_LIMIT_ON_ACCELERATOR)
+    is_small = len(labels) <= (SHIFTED_LIMIT if boxes_xyxy.device.type == "cpu" else SHIFTED_LIMIT_ON_ACCELERATOR)
     return (_shifted if is_small else _by_class)(boxes_xyxy, labels, iou_threshold)
 
 
