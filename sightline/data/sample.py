@@ -31,6 +31,10 @@ class ImageGeometry:
         limit = boxes_xyxy.new_tensor((width, height, width, height))
         return torch.minimum(((boxes_xyxy - pad) / scale).clamp(min=0), limit)
 
+    def to_input(self, boxes_xyxy: Tensor) -> Tensor:
+        """(N, 4) boxes from image pixels to input pixels."""
+        return boxes_xyxy * boxes_xyxy.new_tensor(self.scale_xy * 2) + boxes_xyxy.new_tensor(self.pad_xy * 2)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageSample:

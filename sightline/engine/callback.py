@@ -6,11 +6,13 @@ callbacks are called in the order of their list.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from sightline.engine.schedule import GroupValues
 
 if TYPE_CHECKING:
     from sightline.engine.loop import Training
@@ -24,12 +26,12 @@ class StepReport:
     """Optimizer steps done so far, this one included."""
     epoch: int
     """Epoch this step belongs to, from 0."""
-    samples: int
-    """Samples that went into this step."""
     losses: Mapping[str, Tensor]
     """Mean over the step's micro-batches of each loss."""
     grad_norm: Tensor | None
     """Global norm before clipping; None where nobody asked for it."""
+    values: Sequence[GroupValues]
+    """Learning rate and momentum of each parameter group."""
     sample_ids: tuple[int, ...]
 
 

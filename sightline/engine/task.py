@@ -66,6 +66,9 @@ class Metric(Protocol):
     def compute(self) -> dict[str, float]:
         """Figures by name over everything since ``reset``."""
 
+    def details(self) -> dict[str, Any]:
+        """Tables and curves for the report, as plain JSON values."""
+
 
 @dataclass(frozen=True)
 class Picture:

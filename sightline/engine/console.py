@@ -1,0 +1,125 @@
+"""What a person sees while a run trains: a progress bar on a terminal, plain lines where output is piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TextIO
+
+from sightline.engine.callback import Callback, EvaluationReport, StepReport
+from sightline.engine.log import LogRow
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from sightline.engine.loop import Training
+
+BAR_SECONDS = 0.2
+"""Least time between two updates of the bar."""
+
+
+class Console(Callback):
+    """Progress of epochs with losses, lr, images/s and time left; a line per evaluation.
+
+    It is a sink of the logger too, and shows the losses of the last row.
+
+    Args:
+        stream: Where to write.
+        is_terminal: Bars need a terminal; elsewhere every row of the logger becomes one line.
+        figures: Names of the evaluation figures to show, in order; those that do not exist are left out.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        is_terminal: bool | None = None,
+        figures: tuple[str, ...] = ("AP", "AP50", "precision", "recall"),
+    ) -> None:
+        self.stream = stream if stream is not None else sys.stdout
+        self.is_terminal = self.stream.isatty() if is_terminal is None else is_terminal
+        self.figures = figures
+        self._bar: Bar | None = None
+        self._next = 0.0
+        self._row: LogRow | None = None
+        self._best: float | None = None
+        self._total_steps = 0
+        self._epochs = 0
+
+    def say(self, text: str) -> None:
+        """Print lines above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def on_run_start(self, training: Training) -> None:
+        """Show the bar."""
+        self._total_steps, self._epochs = training.plan.length.steps, training.plan.length.epochs
+        if not self.is_terminal:
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("[bold]{task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(compact=True),
+            console=RichConsole(file=self.stream),
+            transient=True,
+            refresh_per_second=5,
+        )
+        self._bar.add_task("steps", total=self._total_steps, completed=training.step, epoch="", text="")
+        self._bar.start()
+
+    def on_step_end(self, training: Training, report: StepReport) -> None:
+        """Move the bar, at most a few times a second."""
+        if self._bar is None:
+            return
+        now = time.perf_counter()
+        if now < self._next:
+            return
+        self._next = now + BAR_SECONDS
+        text = _train_text(self._row.values, self._row.timing) if self._row is not None else ""
+        self._bar.update(
+            self._bar.task_ids[0], completed=report.step, epoch=f"epoch {report.epoch + 1}/{self._epochs}", text=text
+        )
+
+    def write(self, row: LogRow) -> None:
+        """Take the logger's rows; piped output gets a line for each training row."""
+        if row.kind != "train":
+            return
+        self._row = row
+        if self._bar is None:
+            where = f"epoch {row.epoch + 1}/{self._epochs} step {row.step}/{self._total_steps}"
+            self.say(f"{where}  {_train_text(row.values, row.timing)}")
+
+    def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
+        """A line with the figures."""
+        shown = [f"{name} {report.metrics[name]:.3f}" for name in self.figures if name in report.metrics]
+        self.say(f"epoch {report.epoch + 1}/{self._epochs} step {report.step}  evaluated: {'  '.join(shown)}")
+
+    def on_run_end(self, training: Training, outcome: str) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _train_text(values: Mapping[str, float], timing: Mapping[str, float]) -> str:
+    losses = [f"{name.removeprefix('loss/')} {value:.4f}" for name, value in values.items() if name.startswith("loss/")]
+    rates = [value for name, value in values.items() if name.startswith("lr/")]
+    parts = [*losses, f"lr {max(rates):.2e}" if rates else "", f"{timing.get('images_per_second', 0):.0f} img/s"]
+    if "eta_seconds" in timing:
+        parts.append(f"ETA {duration(timing['eta_seconds'])}")
+    return "  ".join(part for part in parts if part)
+
+
+def duration(seconds: float) -> str:
+    """``"1:02:03"`` or ``"2:03"``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

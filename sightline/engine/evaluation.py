@@ -1,0 +1,113 @@
+"""Evaluation: one pass over a loader without gradients, and the callback that does it during training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+
+from sightline.config.base import Config
+from sightline.engine.callback import Callback, EvaluationReport
+from sightline.engine.loop import Training
+from sightline.engine.precision import Precision
+from sightline.engine.retention import BestBy
+from sightline.engine.task import Loader, Metric, Task
+
+
+class EvaluateConfig(Config):
+    """When and how the model is evaluated during training."""
+
+    every_epochs: PositiveInt = 1
+    """Evaluate after every so many epochs, and always after the last."""
+    first_epoch: int = Field(1, ge=1)
+    """No evaluation before this epoch (counted from 1)."""
+    best: BestBy = BestBy()
+    """Which figure decides the best checkpoint."""
+    weights: Literal["ema", "live"] = "ema"
+    """Evaluate the averaged weights, where there are any, or the live ones."""
+
+
+def evaluate(
+    task: Task,
+    loader: Loader,
+    *,
+    device: torch.device,
+    precision: Precision,
+    on_batch: Callable[[Any, Sequence[Any]], None] = lambda batch, predictions: None,
+) -> Metric:
+    """Predict every sample once and give the filled metric. The task is left in the mode it came in.
+
+    Args:
+        task: What to evaluate.
+        loader: One epoch of it is read.
+        device: Where the task lives.
+        precision: Its autocast is used for the forward pass.
+        on_batch: Called with each batch (on ``device``) and its predictions.
+    """
+    metric = task.new_metric()
+    was_training = task.training
+    task.eval()
+    try:
+        with torch.inference_mode():
+            for fetched in loader.iterate(epochs=1):
+                batch = fetched.batch.to(device)
+                with precision.autocast():
+                    predictions = task.predict(batch)
+                metric.update(predictions, batch)
+                on_batch(batch, predictions)
+    finally:
+        task.train(was_training)
+    return metric
+
+
+@contextlib.contextmanager
+def weights_for_evaluation(training: Training, which: str) -> Iterator[None]:
+    """The task with averaged weights inside, its live ones after; the same bits come back."""
+    if which == "ema" and training.ema is not None:
+        with training.ema.swapped():
+            yield
+    else:
+        yield
+
+
+class Evaluator(Callback):
+    """Evaluates at epoch ends and tells all callbacks."""
+
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        loader: Loader,
+        callbacks: Sequence[Callback],
+        *,
+        on_batch: Callable[[Any, Sequence[Any]], None] = lambda batch, predictions: None,
+    ) -> None:
+        self.config = config
+        self.loader = loader
+        self.callbacks = callbacks
+        self.on_batch = on_batch
+
+    def is_due(self, training: Training, epoch: int) -> bool:
+        """Whether the epoch that just ended (counted from 0) is followed by an evaluation."""
+        done = epoch + 1
+        if training.step >= training.plan.length.steps:
+            return True
+        return done >= self.config.first_epoch and done % self.config.every_epochs == 0
+
+    def on_epoch_end(self, training: Training, epoch: int) -> None:
+        """Evaluate if it is time."""
+        if not self.is_due(training, epoch):
+            return
+        with weights_for_evaluation(training, self.config.weights):
+            metric = evaluate(
+                training.task,
+                self.loader,
+                device=training.device,
+                precision=training.precision,
+                on_batch=self.on_batch,
+            )
+        report = EvaluationReport(training.step, epoch, metric.compute(), metric.details())
+        for callback in self.callbacks:
+            callback.on_evaluation_end(training, report)

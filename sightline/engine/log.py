@@ -1,0 +1,134 @@
+"""What a run says while it trains: one row per interval, given to every sink alike.
+
+Losses are added up on the device; the host waits for it once per interval, not once per step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from sightline.config.base import Config
+from sightline.engine.callback import Callback, EvaluationReport, StepReport
+from sightline.engine.loop import Training
+
+
+class LogConfig(Config):
+    """What is written down, and how often."""
+
+    every_steps: PositiveInt = 10
+    """Optimizer steps per row of metrics.jsonl and TensorBoard, and per line when the output is piped."""
+    tensorboard: bool = True
+    """Write TensorBoard event files into the run folder."""
+    train_pictures: NonNegativeInt = 3
+    """Draw so many of the first training batches."""
+    eval_pictures: NonNegativeInt = 8
+    """Draw the predictions of so many validation samples beside their truth, after every evaluation."""
+    grad_norm: bool = False
+    """Measure and log the gradient norm even where it is not clipped."""
+    heartbeat_seconds: float = Field(1.0, gt=0)
+    """Least time between two writes of status.json."""
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """One row. ``values`` are a function of the run alone; ``timing`` depends on the machine."""
+
+    kind: Literal["train", "eval"]
+    step: int
+    epoch: int
+    values: Mapping[str, float]
+    timing: Mapping[str, float] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """Takes rows: a file, TensorBoard, the console."""
+
+    def write(self, row: LogRow) -> None:
+        """Take one row."""
+
+
+class Logger(Callback):
+    """Adds up what steps report and gives a row to every sink at the interval."""
+
+    def __init__(self, config: LogConfig, sinks: Sequence[Sink]) -> None:
+        self.config = config
+        self.sinks = list(sinks)
+        self._names: list[str] = []
+        self._sums: list[Tensor] = []
+        self._norm: Tensor | None = None
+        self._steps = 0
+        self._samples = 0
+        self._since = time.perf_counter()
+
+    def on_run_start(self, training: Training) -> None:
+        """Start the clock."""
+        self._since = time.perf_counter()
+
+    def on_step_end(self, training: Training, report: StepReport) -> None:
+        """Add up; at the interval, write a row."""
+        if list(report.losses) == self._names:
+            torch._foreach_add_(self._sums, list(report.losses.values()))
+        else:  # the first step of an interval, or a step whose task left a loss out
+            sums = dict(zip(self._names, self._sums, strict=True))
+            for name, value in report.losses.items():
+                sums[name] = sums[name] + value if name in sums else value.clone()
+            self._names, self._sums = list(sums), list(sums.values())
+        self._norm = report.grad_norm
+        self._steps += 1
+        self._samples += len(report.sample_ids)
+        if report.step % self.config.every_steps == 0:
+            self._emit(training, report)
+
+    def on_epoch_end(self, training: Training, epoch: int) -> None:
+        """A mean never reaches over an epoch's end: what is left is dropped from the next row's mean."""
+        self._forget()
+
+    def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
+        """Write the figures."""
+        row = LogRow("eval", report.step, report.epoch, dict(report.metrics))
+        for sink in self.sinks:
+            sink.write(row)
+        self._since = time.perf_counter()
+
+    def _emit(self, training: Training, report: StepReport) -> None:
+        means = [float(value) / self._steps for value in self._sums]
+        values = {f"loss/{name}": mean for name, mean in zip(self._names, means, strict=True)}
+        values["loss"] = sum(means)
+        for group, now in zip(training.optimizer.groups, report.values, strict=True):
+            values[f"lr/{group.rule.name}"] = now.lr
+        if self._norm is not None:
+            values["grad_norm"] = float(self._norm)
+        if training.guard.skipped:
+            values["skipped_steps"] = float(training.guard.skipped)
+        seconds = time.perf_counter() - self._since
+        timing = {"images_per_second": self._samples / seconds if seconds > 0 else 0.0}
+        row = LogRow("train", report.step, report.epoch, values, timing)
+        for sink in self.sinks:
+            sink.write(row)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._sums, self._names, self._steps, self._samples = [], [], 0, 0
+        self._since = time.perf_counter()
+
+    def state(self) -> dict[str, Any]:
+        """The means of an interval that is not over yet."""
+        return {
+            "names": self._names,
+            "sums": [float(value) for value in self._sums],
+            "steps": self._steps,
+            "samples": self._samples,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with an interval that a checkpoint cut."""
+        self._names = list(state["names"])
+        self._sums = [torch.tensor(value) for value in state["sums"]]
+        self._steps, self._samples = state["steps"], state["samples"]

@@ -1,0 +1,123 @@
+"""The training loop. It reads top to bottom; whatever changes the mathematics is a visible line of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sightline.engine.accumulation import AccumulationPlan
+from sightline.engine.callback import Callback, StepReport
+from sightline.engine.clip import clip_grad_norm
+from sightline.engine.ema import Ema
+from sightline.engine.finite import FiniteGuard
+from sightline.engine.optim import Optimizer
+from sightline.engine.precision import Precision
+from sightline.engine.schedule import Progress, Schedule
+from sightline.engine.seed import reseed
+from sightline.engine.task import Loader, Task
+
+
+@dataclass
+class Training:
+    """Everything that a step reads or changes. ``iteration`` and ``step`` are the whole position of a run."""
+
+    task: Task
+    optimizer: Optimizer
+    schedule: Schedule
+    plan: AccumulationPlan
+    precision: Precision
+    guard: FiniteGuard
+    device: torch.device
+    seed: int = 0
+    ema: Ema | None = None
+    max_grad_norm: float | None = None
+    """Gradients are scaled down to this global norm."""
+    measure_grad_norm: bool = False
+    """Measure the norm even where it is not clipped."""
+    iteration: int = 0
+    """Micro-batches done since the run's start."""
+    step: int = 0
+    """Optimizer steps done since the run's start."""
+
+    @property
+    def epoch(self) -> int:
+        """Complete passes over the data."""
+        return self.iteration // self.plan.length.iterations_per_epoch
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the last step completed a pass."""
+        return self.iteration > 0 and self.iteration % self.plan.length.iterations_per_epoch == 0
+
+
+def train(
+    training: Training,
+    loader: Loader,
+    *,
+    callbacks: Sequence[Callback] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> str:
+    """Take steps from where ``training`` stands to the end of the run, or until ``should_stop``.
+
+    Returns:
+        ``"done"`` or ``"stopped"``; a stop is always at the end of an optimizer step.
+    """
+    t, length = training, training.plan.length
+    precision, ema, per_epoch = t.precision, t.ema, length.iterations_per_epoch
+    measures_norm = t.max_grad_norm is not None or t.measure_grad_norm
+    t.task.train()
+    window: list[tuple[Mapping[str, Tensor], float]] = []
+    sample_ids: tuple[int, ...] = ()
+    for fetched in loader.iterate(epoch=t.iteration // per_epoch, index=t.iteration % per_epoch, epochs=length.epochs):
+        if t.step >= length.steps:
+            break
+        batch = fetched.batch.to(t.device)
+        reseed(t.device, t.seed, t.iteration)
+        with precision.autocast():
+            losses = t.task(batch)
+        part = t.plan.at(t.iteration)
+        precision.backward(losses, part.weight)
+        window.append((losses, part.weight))
+        sample_ids += tuple(fetched.batch.sample_ids)
+        t.iteration += 1
+        if not part.ends_window:
+            continue
+
+        overflow = precision.unscale(t.optimizer.gradients())
+        norm = clip_grad_norm(t.optimizer.gradients(), t.max_grad_norm) if measures_norm else None
+        bad = t.guard.look(window, None if precision.scaler else norm, step=t.step, sample_ids=sample_ids)
+        found_inf = bad if overflow is None else overflow if bad is None else torch.maximum(bad, overflow)
+        values = t.schedule.at(Progress(t.iteration - 1, t.step, fetched.epoch))
+        t.optimizer.step(values, found_inf=found_inf)
+        t.optimizer.zero_grad()
+        precision.update(found_inf)
+        if ema is not None:
+            ema.update()
+        t.step += 1
+
+        report = StepReport(t.step, fetched.epoch, _mean_losses(window), norm, values, sample_ids)
+        window, sample_ids = [], ()
+        for callback in callbacks:
+            callback.on_step_end(t, report)
+        if t.ends_epoch or t.step >= length.steps:
+            for callback in callbacks:
+                callback.on_epoch_end(t, fetched.epoch)
+        if should_stop() and t.step < length.steps:
+            return "stopped"
+    return "done"
+
+
+def _mean_losses(window: Sequence[tuple[Mapping[str, Tensor], float]]) -> dict[str, Tensor]:
+    """Mean of each loss over the micro-batches of a step, weighted as their gradients were; detached."""
+    if len(window) == 1:
+        return {name: value.detach() for name, value in window[0][0].items()}
+    total = sum(weight for _, weight in window)
+    means: dict[str, Tensor] = {}
+    for losses, weight in window:
+        for name, value in losses.items():
+            share = value.detach() * (weight / total)
+            means[name] = means[name] + share if name in means else share
+    return means

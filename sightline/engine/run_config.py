@@ -1,0 +1,102 @@
+"""Everything that decides a run, as far as the engine knows it. Every task's recipes add their own keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from sightline.config.base import Config
+from sightline.config.override import expand_path
+from sightline.engine.accumulation import AccumulationConfig
+from sightline.engine.ema import EmaConfig
+from sightline.engine.evaluation import EvaluateConfig
+from sightline.engine.log import LogConfig
+from sightline.engine.optim import OptimizerConfig
+from sightline.engine.retention import CheckpointConfig
+from sightline.engine.schedule import ScheduleConfig
+from sightline.engine.task import Loader, Task
+
+PathText = Annotated[Path, BeforeValidator(expand_path)]
+"""A path; ``~`` and environment variables are expanded."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a configuration becomes once its data has been opened: everything that the engine needs."""
+
+    task: Task
+    train_loader: Loader
+    eval_loader: Loader | None
+    messages: Sequence[str] = ()
+    """What the user should know about the data: counts, faults, skipped samples."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values about the data for the report and for later use of the model, e.g. class names."""
+
+
+class RunConfig(Config):
+    """One run. The keys that people turn most stand at the top level."""
+
+    recipe: str = ""
+    """Name of the recipe that this run began with."""
+    epochs: PositiveInt | None = None
+    """Passes over the training data. Give either epochs or steps."""
+    steps: PositiveInt | None = None
+    """Optimizer steps. Give either epochs or steps."""
+    batch_size: PositiveInt = 16
+    """Samples per (micro-)batch, over all processes."""
+    lr: PositiveFloat = 0.01
+    """Learning rate that the schedule and the parameter groups multiply."""
+    seed: NonNegativeInt = 0
+    """Decides every random number of the run."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    """auto takes the first GPU, or the CPU where there is none."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward pass; weights, averages and checkpoints stay in fp32."""
+    channels_last: bool = False
+    """Keep images and weights in channels-last memory order: faster convolutions on most devices."""
+    compile: bool = False
+    """Compile the task with torch.compile: slow first steps, faster later ones."""
+    workers: NonNegativeInt = 2
+    """Threads or processes that prepare batches; 0 prepares them in the training thread."""
+    weights: PathText | None = None
+    """Start from the weights of this run, checkpoint or safetensors file, as far as names and shapes fit."""
+    limit_batches: PositiveInt | None = None
+    """Use only so many training and evaluation batches per epoch: a quick run through the whole path."""
+    max_grad_norm: PositiveFloat | None = None
+    """Scale the gradients of a step down to this global norm."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """When a loss or gradient becomes NaN or infinite: stop with its step and sample ids, or leave the step out."""
+    threads: PositiveInt | None = None
+    """CPU threads of the arithmetic; all cores when left out."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    accumulation: AccumulationConfig = AccumulationConfig()
+    ema: EmaConfig | None = None
+    """Average of the weights that is evaluated and kept beside the live ones; none when left out."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                f"give either epochs or steps, not both (epochs={self.epochs}, steps={self.steps}); "
+                "set the other one to null"
+            )
+        return self
+
+    def open(self, *, training: bool = True) -> Problem:
+        """Open the data, build the task and its loaders.
+
+        Args:
+            training: Whether a training loader is needed.
+
+        Raises:
+            UserError: If the data cannot be used or contradicts the configuration.
+        """
+        raise NotImplementedError("a task's own configuration opens its data")

@@ -1,0 +1,160 @@
+"""The state of a training into checkpoints and back, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from sightline.config.errors import RunError
+from sightline.engine.callback import Callback, EvaluationReport, StepReport
+from sightline.engine.checkpoint import CheckpointState
+from sightline.engine.checkpoint_reader import Checkpoint, load_tensor_file, load_tensors, open_checkpoint
+from sightline.engine.checkpoint_writer import CheckpointWriter
+from sightline.engine.loop import Training
+from sightline.engine.metrics_log import MetricsLog
+from sightline.engine.retention import CheckpointConfig
+from sightline.engine.save_schedule import SaveSchedule
+from sightline.engine.task import Task
+
+
+class Saver(Callback):
+    """Takes checkpoints of the whole training when they are due, with the state of every callback."""
+
+    def __init__(self, writer: CheckpointWriter, config: CheckpointConfig, run_dir: Path) -> None:
+        self.writer = writer
+        self.due = SaveSchedule(config, run_dir)
+        self.watched: list[tuple[str, Callback]] = []
+        self.logs: dict[str, MetricsLog] = {}
+        self.saved_step = -1
+        self._metrics: dict[str, float] = {}
+        self._evaluated_step = -1
+
+    def watch(self, callbacks: Sequence[Callback], *, logs: Mapping[str, MetricsLog]) -> None:
+        """Keep the state of these callbacks and the lengths of these logs in every checkpoint."""
+        self.watched = [(type(callback).__name__, callback) for callback in callbacks]
+        self.logs = dict(logs)
+
+    def on_run_start(self, training: Training) -> None:
+        """Get the memory for checkpoints before the first is due."""
+        self.writer.reserve(_tensors(training))
+
+    def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
+        """Remember the figures for the checkpoint of this step."""
+        self._metrics, self._evaluated_step = dict(report.metrics), report.step
+
+    def on_step_end(self, training: Training, report: StepReport) -> None:
+        """Save if it is due. At the end of an epoch that happens after the evaluation."""
+        if not training.ends_epoch and training.step < training.plan.length.steps:
+            self._save_if_due(training)
+
+    def on_epoch_end(self, training: Training, epoch: int) -> None:
+        """Save if it is due, with the figures of the evaluation."""
+        self._save_if_due(training)
+
+    def _save_if_due(self, training: Training) -> None:
+        reason = self.due.reason(step=training.step, epoch=training.epoch, ends_epoch=training.ends_epoch)
+        if reason is not None:
+            self.save(training, reason=reason)
+
+    def save(self, training: Training, *, reason: str) -> None:
+        """Take a checkpoint now, unless this step has one."""
+        if self.saved_step == training.step:
+            return
+        training.guard.check()
+        self.writer.save(
+            CheckpointState(
+                tensors=_tensors(training),
+                state={
+                    "step": training.step,
+                    "iteration": training.iteration,
+                    "ema_updates": training.ema.updates if training.ema is not None else 0,
+                    "guard": training.guard.state(),
+                    "callbacks": {name: callback.state() for name, callback in self.watched},
+                    "logs": {name: log.length for name, log in self.logs.items()},
+                },
+            ),
+            step=training.step,
+            epoch=training.epoch,
+            ends_epoch=training.ends_epoch,
+            metrics=self._metrics if self._evaluated_step == training.step else None,
+            reason=reason,
+            sync_first=[log.path for log in self.logs.values()],
+        )
+        self.saved_step = training.step
+
+
+def _tensors(training: Training) -> dict[str, dict[str, torch.Tensor]]:
+    """Everything of a training that is a tensor, by file."""
+    tensors = {"model": training.task.state_dict(), "optimizer": training.optimizer.state_tensors()}
+    if training.ema is not None:
+        tensors["ema"] = training.ema.state_tensors()
+    if training.precision.scaler is not None:
+        tensors["scaler"] = training.precision.scaler.state_tensors()
+    return tensors
+
+
+def load_training(training: Training, checkpoint: Checkpoint) -> None:
+    """Put a training where a checkpoint stands, bit for bit.
+
+    Raises:
+        RunError: If the checkpoint is of another model or optimizer.
+    """
+    tensors = load_tensors(checkpoint)
+    own = training.task.state_dict()
+    odd = [name for name in {**own, **tensors["model"]} if _shape(own, name) != _shape(tensors["model"], name)]
+    if odd:
+        lines = [f"{n}: file {_shape(tensors['model'], n)}, model {_shape(own, n)}" for n in odd[:3]]
+        raise RunError(
+            f"{checkpoint.path}: {len(odd)} of {len(own)} weights do not fit. {'; '.join(lines)}.\n"
+            "  It is a checkpoint of another model; resume with the run's own configuration."
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors["model"][name])
+    training.optimizer.load_state_tensors(tensors["optimizer"])
+    if training.ema is not None:
+        if "ema" not in tensors:
+            raise RunError(f"{checkpoint.path}: holds no averaged weights, but ema is on. Resume with ema=null.")
+        training.ema.load(tensors["ema"], updates=checkpoint.state["ema_updates"])
+    if training.precision.scaler is not None and "scaler" in tensors:
+        training.precision.scaler.load_state_tensors(tensors["scaler"])
+    training.guard.load_state(checkpoint.state["guard"])
+    training.step, training.iteration = checkpoint.state["step"], checkpoint.state["iteration"]
+
+
+def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
+
+
+def start_from_weights(task: Task, path: Path) -> str:
+    """Copy the tensors of a run, checkpoint or safetensors file that fit by name and shape.
+
+    Averaged weights are preferred to live ones.
+
+    Returns:
+        One line for the user: how many were copied, and which were not.
+
+    Raises:
+        RunError: If the file cannot be read, or nothing in it fits.
+    """
+    if path.is_file() and path.name not in ("latest", "best"):
+        tensors = load_tensor_file(path)
+    else:
+        checkpoint = open_checkpoint(path)
+        group = "ema" if "ema.safetensors" in checkpoint.manifest.files else "model"
+        tensors = load_tensors(checkpoint, group)[group]
+    own = task.state_dict()
+    fits = [name for name, tensor in own.items() if name in tensors and tensors[name].shape == tensor.shape]
+    if not fits:
+        raise RunError(
+            f"{path}: none of its {len(tensors)} tensors fits this model ({len(own)} tensors). "
+            "It holds weights of another model; give weights of the same family, or leave weights out."
+        )
+    with torch.no_grad():
+        for name in fits:
+            own[name].copy_(tensors[name])
+    new = [name for name in own if name not in set(fits)]
+    shown = f"; new: {', '.join(new[:4])}{' ...' if len(new) > 4 else ''}" if new else ""
+    return f"weights of {path}: {len(fits)} of {len(own)} tensors copied{shown}"

@@ -1,0 +1,273 @@
+"""One process at work on one run folder: builds the training, loads or saves its state, and runs the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from sightline.config.errors import ConfigError, RunError
+from sightline.engine.accumulation import plan_run
+from sightline.engine.callback import Callback, EvaluationReport, StepReport
+from sightline.engine.checkpoint_reader import find_checkpoints, newest_whole, set_aside
+from sightline.engine.checkpoint_writer import CheckpointWriter
+from sightline.engine.console import Console
+from sightline.engine.ema import Ema
+from sightline.engine.evaluation import Evaluator
+from sightline.engine.finite import FiniteGuard
+from sightline.engine.gallery import Gallery
+from sightline.engine.lock import RunLock
+from sightline.engine.log import Logger, LogRow, Sink
+from sightline.engine.loop import Training, train
+from sightline.engine.metrics_log import METRICS_FILE, TIMING_FILE, MetricsLog, cut_back_to_length, cut_back_to_step
+from sightline.engine.optim import build_optimizer
+from sightline.engine.precision import Precision, to_channels_last
+from sightline.engine.run_config import Problem, RunConfig
+from sightline.engine.saving import Saver, load_training, start_from_weights
+from sightline.engine.schedule import Schedule
+from sightline.engine.status import Heartbeat
+from sightline.engine.stop import StopRequest
+from sightline.engine.tensorboard import TensorBoardSink
+
+Outcome = Literal["done", "stopped"]
+
+
+@dataclass(frozen=True)
+class SessionResult:
+    """How a session ended."""
+
+    outcome: Outcome
+    step: int
+    epoch: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Figures of the last evaluation."""
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ConfigError: If the device is not there.
+    """
+    has_cuda = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if has_cuda else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not has_cuda:
+        raise ConfigError(
+            f"device={name}: PyTorch {torch.__version__} finds no GPU on this machine. "
+            "Use device=cpu, or install a driver and a PyTorch build for your GPU."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device={name}: there are {torch.cuda.device_count()} GPUs, counted from 0.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device=mps: PyTorch finds no Apple GPU on this machine. Use device=cpu.")
+    return device
+
+
+def build_training(config: RunConfig, problem: Problem) -> Training:
+    """Optimizer, schedule, averages and precision for a problem, at step 0.
+
+    Raises:
+        ConfigError: If the configuration contradicts itself or the problem.
+    """
+    device = pick_device(config.device)
+    loader = problem.train_loader
+    batches = loader.batches_per_epoch
+    plan = plan_run(
+        config.accumulation,
+        config.schedule,
+        batch_lengths=[loader.batch_length(index) for index in range(batches)],
+        epochs=config.epochs,
+        steps=config.steps,
+    )
+    precision = Precision(config.precision, device=device)
+    task = problem.task.to(device)
+    if config.channels_last:
+        to_channels_last(task)
+    optimizer = build_optimizer(config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.batch_size))
+    schedule = Schedule(
+        config.schedule,
+        lr=config.lr,
+        momentum=config.optimizer.momentum,
+        rules=config.optimizer.groups,
+        length=plan.length,
+    )
+    return Training(
+        task=task,
+        optimizer=optimizer,
+        schedule=schedule,
+        plan=plan,
+        precision=precision,
+        guard=FiniteGuard(config.on_nonfinite, device=device, buffers=list(task.buffers())),
+        device=device,
+        seed=config.seed,
+        ema=Ema(config.ema, task) if config.ema is not None else None,
+        max_grad_norm=config.max_grad_norm,
+        measure_grad_norm=config.log.grad_norm,
+    )
+
+
+class _LogSink:
+    """Rows to metrics.jsonl and, what depends on the machine, to timing.jsonl."""
+
+    def __init__(self, metrics: MetricsLog, timing: MetricsLog) -> None:
+        self.metrics = metrics
+        self.timing = timing
+
+    def write(self, row: LogRow) -> None:
+        self.metrics.append(step=row.step, epoch=row.epoch, kind=row.kind, values=row.values)
+        if row.timing:
+            self.timing.append(step=row.step, epoch=row.epoch, kind=row.kind, values=row.timing)
+
+
+class Beat(Callback):
+    """Keeps ``status.json`` fresh."""
+
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self.heartbeat = heartbeat
+        self._losses: dict[str, float] = {}
+
+    def write(self, row: LogRow) -> None:
+        """Take the losses of the logger's rows."""
+        if row.kind == "train":
+            self._losses = {name: value for name, value in row.values.items() if name.startswith("loss")}
+
+    def on_step_end(self, training: Training, report: StepReport) -> None:
+        """Say where the run is, when it is time."""
+        if self.heartbeat.is_due():
+            self.heartbeat.beat("running", step=report.step, epoch=training.epoch, losses=self._losses)
+
+    def on_epoch_end(self, training: Training, epoch: int) -> None:
+        """An evaluation may follow."""
+        self.heartbeat.beat("evaluating", step=training.step, epoch=training.epoch)
+
+
+def run_session(
+    config: RunConfig,
+    problem: Problem,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> SessionResult:
+    """Train in a run folder from its start, or from its newest whole checkpoint, to the end or a stop.
+
+    Args:
+        config: The run.
+        problem: Its data and task, from ``config.open()``.
+        run_dir: The run's folder. It is locked while this works.
+        resume: Whether to continue.
+        console: Where to show progress.
+        callbacks: More watchers; called before the checkpoint of their moment is taken.
+
+    Raises:
+        UserError: If the folder, checkpoint or configuration cannot be used.
+        NonFiniteError: If a loss became NaN or infinite.
+        OSError: If the disk refuses; older checkpoints are whole.
+    """
+    console = console if console is not None else Console()
+    with RunLock(run_dir), ExitStack() as stack:
+        checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
+        training = build_training(config, problem)
+        if checkpoint is not None:
+            load_training(training, checkpoint)
+            if training.step >= training.plan.length.steps:
+                raise RunError(
+                    f"{run_dir}: this run is finished ({training.step} steps, {training.epoch} epochs). "
+                    f"To train longer: sightline resume {run_dir} epochs={training.epoch * 2 or 2}"
+                )
+            set_aside(run_dir, after_step=checkpoint.step)
+            for name, length in checkpoint.state["logs"].items():
+                cut_back_to_length(run_dir / name, length)
+            cut_back_to_step(run_dir / TIMING_FILE, checkpoint.step)
+            console.say(f"resuming {run_dir} at step {training.step} (epoch {training.epoch + 1})")
+        else:
+            if resume:
+                console.say(f"{run_dir}: was ended before its first checkpoint; it starts again at step 0")
+            for name in (METRICS_FILE, TIMING_FILE):
+                cut_back_to_length(run_dir / name, 0)
+        if checkpoint is None and config.weights is not None:
+            console.say(start_from_weights(training.task, config.weights))
+            if training.ema is not None:
+                training.ema.load(training.task.state_dict(), updates=0)
+
+        metrics_log = stack.enter_context(MetricsLog(run_dir / METRICS_FILE))
+        timing_log = stack.enter_context(MetricsLog(run_dir / TIMING_FILE))
+        writer = stack.enter_context(
+            CheckpointWriter(
+                run_dir, config.checkpoint, best=config.evaluate.best, total_epochs=training.plan.length.epochs
+            )
+        )
+        heartbeat = Heartbeat(
+            run_dir,
+            total_steps=training.plan.length.steps,
+            total_epochs=training.plan.length.epochs,
+            samples_per_step=_samples_per_step(training, problem),
+            period_s=config.log.heartbeat_seconds,
+        )
+        beat, result = Beat(heartbeat), _LastFigures()
+        sinks: list[Sink] = [_LogSink(metrics_log, timing_log), console, beat]
+        if config.log.tensorboard:
+            sinks.append(stack.enter_context(TensorBoardSink(run_dir, purge_step=training.step if resume else None)))
+        logger = Logger(config.log, sinks)
+        saver = Saver(writer, config.checkpoint, run_dir)
+        gallery = Gallery(
+            run_dir,
+            training.task,
+            problem.train_loader,
+            train_batches=config.log.train_pictures,
+            eval_samples=config.log.eval_pictures,
+        )
+        every: list[Callback] = [beat, logger, console, result, gallery, *callbacks]
+        if problem.eval_loader is not None:
+            listeners = [*every, saver]
+            every.append(Evaluator(config.evaluate, problem.eval_loader, listeners, on_batch=gallery.on_batch))
+        every.append(saver)
+        saver.watch(every, logs={METRICS_FILE: metrics_log})
+        if checkpoint is not None:
+            for name, callback in saver.watched:
+                callback.load_state(checkpoint.state["callbacks"].get(name, {}))
+
+        stop = StopRequest(console.say)
+        outcome = "failed"
+        heartbeat.beat("starting", step=training.step, epoch=training.epoch)
+        try:
+            with stop.listening():
+                for callback in every:
+                    callback.on_run_start(training)
+                outcome = train(training, problem.train_loader, callbacks=every, should_stop=stop)
+                saver.save(training, reason=outcome)
+                writer.flush()
+        except BaseException as error:
+            heartbeat.beat("failed", message=str(error).splitlines()[0] if str(error) else type(error).__name__)
+            raise
+        finally:
+            for callback in every:
+                callback.on_run_end(training, outcome)
+            problem.train_loader.close()
+            if problem.eval_loader is not None:
+                problem.eval_loader.close()
+        heartbeat.beat("done" if outcome == "done" else "interrupted", step=training.step, epoch=training.epoch)
+        return SessionResult("done" if outcome == "done" else "stopped", training.step, training.epoch, result.metrics)
+
+
+class _LastFigures(Callback):
+    """Remembers the figures of the last evaluation."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+
+    def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
+        self.metrics = dict(report.metrics)
+
+
+def _samples_per_step(training: Training, problem: Problem) -> float:
+    loader, length = problem.train_loader, training.plan.length
+    samples = sum(loader.batch_length(index) for index in range(loader.batches_per_epoch))
+    return samples * length.epochs / length.steps

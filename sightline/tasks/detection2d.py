@@ -1,0 +1,237 @@
+"""2D object detection: boxes on images. Shapes: B images, M true boxes of a batch, N detections of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sightline.data.annotations import ImageAnnotations
+from sightline.data.sample import BoxPrediction, ImageBatch
+from sightline.engine.task import Picture, Task
+from sightline.metrics.coco_ap import CocoAP, CocoResult, ScoredBoxes, TruthBoxes, xyxy_to_xywh
+from sightline.metrics.confusion_matrix import ConfusionMatrix
+from sightline.metrics.detection_curves import detection_curves
+from sightline.ops.boxes2d import BoxTargets, Detections
+from sightline.tasks.drawing import draw_boxes, side_by_side
+
+SHOWN_SCORE = 0.25
+"""Detections above it are drawn, as most tools do."""
+
+
+class Detector2D(Protocol):
+    """What a family of 2D detectors gives: losses for training, detections for use."""
+
+    stride: int
+    """Heights and widths of inputs are multiples of it."""
+
+    def losses(self, images: Tensor, targets: BoxTargets) -> dict[str, Tensor]:
+        """(B, 3, H, W) RGB in [0, 1] and the true boxes -> weighted scalars, means over the images."""
+
+    def detect(self, images: Tensor) -> list[Detections]:
+        """(B, 3, H, W) RGB in [0, 1] -> detections of each image in input pixels, best first."""
+
+
+class Detection2D(Task):
+    """Boxes on images: a detector, COCO AP on the validation images, pictures of truth beside predictions.
+
+    Args:
+        detector: A module that is also a ``Detector2D``.
+        annotations: The images that are evaluated, with their truth; None for a task that only predicts.
+        class_names: Names by label.
+    """
+
+    def __init__(
+        self, detector: nn.Module, *, class_names: Sequence[str], annotations: ImageAnnotations | None = None
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.class_names = tuple(class_names)
+        self.annotations = annotations
+
+    def forward(self, batch: ImageBatch) -> dict[str, Tensor]:
+        """Weighted losses of the detector, means over the images of the batch."""
+        detector = cast(Detector2D, self.detector)
+        return detector.losses(_as_input(batch.images), batch.targets)
+
+    def predict(self, batch: ImageBatch) -> list[BoxPrediction]:
+        """Boxes in pixels of each image file, best first, on the CPU."""
+        detector = cast(Detector2D, self.detector)
+        found = detector.detect(_as_input(batch.images))
+        predictions = []
+        for sample_id, geometry, one in zip(batch.sample_ids, batch.geometries, found, strict=True):
+            boxes = one.boxes_xyxy.float().cpu()
+            boxes = boxes if geometry is None else geometry.to_image(boxes)
+            predictions.append(BoxPrediction(sample_id, boxes, one.scores.float().cpu(), one.labels.cpu()))
+        return predictions
+
+    def new_metric(self) -> Detection2DMetric:
+        """COCO AP with curves and confusion matrix, against the truth in the annotations."""
+        assert self.annotations is not None, "a task without annotations only predicts"
+        return Detection2DMetric(self.annotations)
+
+    def draw(self, batch: ImageBatch, predictions: Sequence[BoxPrediction] | None) -> list[Picture]:
+        """Without predictions the batch as the network sees it; with them truth (left) beside predictions (right)."""
+        pictures = []
+        for place, sample_id in enumerate(batch.sample_ids):
+            pixels = batch.images[place].permute(1, 2, 0).cpu().numpy()
+            mine = batch.image_index == place
+            truth = draw_boxes(
+                pixels, batch.boxes_xyxy[mine].cpu().numpy(), batch.labels[mine].cpu().numpy(), self.class_names
+            )
+            if predictions is None:
+                pictures.append(Picture(f"sample {sample_id}", truth))
+                continue
+            prediction, geometry = predictions[place], batch.geometries[place]
+            boxes = prediction.boxes_xyxy if geometry is None else geometry.to_input(prediction.boxes_xyxy)
+            shown = prediction.scores > SHOWN_SCORE
+            found = draw_boxes(
+                pixels,
+                boxes[shown].numpy(),
+                prediction.labels[shown].numpy(),
+                self.class_names,
+                scores=prediction.scores[shown].numpy(),
+            )
+            name = self.annotations.paths[sample_id] if self.annotations is not None else f"sample {sample_id}"
+            pictures.append(Picture(name, side_by_side(truth, found), caption="truth | predictions"))
+        return pictures
+
+
+class Detection2DMetric:
+    """COCO AP, precision and recall at the best confidence, curves and confusion matrix, in image pixels.
+
+    The truth is that of the annotations, not that of the batch, so letterboxing rounds nothing. Objects that
+    Pascal VOC calls difficult are ignored, as in its own evaluation.
+    """
+
+    def __init__(self, annotations: ImageAnnotations) -> None:
+        self.annotations = annotations
+        self.predictions: dict[int, BoxPrediction] = {}
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.predictions = {}
+
+    def update(self, predictions: Sequence[BoxPrediction], batch: ImageBatch) -> None:
+        """Add the predictions of one batch; images without any detection count too."""
+        self.predictions.update({prediction.sample_id: prediction for prediction in predictions})
+
+    def merge(self, others: Sequence[Self]) -> None:
+        """Take in the images that other processes saw."""
+        for other in others:
+            self.predictions.update(other.predictions)
+
+    def compute(self) -> dict[str, float]:
+        """The twelve COCO figures, and precision, recall and F1 (IoU 0.5) where the mean F1 is best."""
+        result = self.coco()
+        return result.figures | detection_curves(result).at_best()
+
+    def details(self) -> dict[str, Any]:
+        """Per-class table, curves over confidence and recall, and the confusion matrix: plain JSON values."""
+        result = self.coco()
+        curves = detection_curves(result)
+        every = slice(None, None, 10)
+        truths, detections = self._truths(), self._detections()
+        confusion = ConfusionMatrix(len(self.annotations.class_names))
+        confusion.update(truths, detections)
+        return {
+            "class_names": list(self.annotations.class_names),
+            "classes": [
+                {
+                    "name": self.annotations.class_names[row.label],
+                    "ap": row.ap,
+                    "ap50": row.ap50,
+                    "ar": row.ar,
+                    "precision": _number(curves.precision[row.label, curves.best_index]),
+                    "recall": _number(curves.recall[row.label, curves.best_index]),
+                    "f1": _number(curves.f1[row.label, curves.best_index]),
+                    "num_truths": row.num_truths,
+                    "num_detections": row.num_detections,
+                }
+                for row in result.classes
+            ],
+            "curves": {
+                "iou_threshold": curves.iou_threshold,
+                "best_confidence": curves.best_confidence,
+                "best_f1": curves.at_best()["f1"],
+                "confidences": _plain(curves.confidences[every]),
+                "precision": _plain(curves.precision[:, every]),
+                "recall": _plain(curves.recall[:, every]),
+                "f1": _plain(curves.f1[:, every]),
+                "mean_precision": _plain(curves.mean_precision[every]),
+                "mean_recall": _plain(curves.mean_recall[every]),
+                "mean_f1": _plain(curves.mean_f1[every]),
+                "recalls": _plain(curves.recalls),
+                "precision_at_recall": _plain(curves.precision_at_recall),
+            },
+            "confusion": {
+                "counts": confusion.counts.tolist(),
+                "score_threshold": confusion.score_threshold,
+                "iou_threshold": confusion.iou_threshold,
+            },
+        }
+
+    def coco(self) -> CocoResult:
+        """The whole COCO evaluation of the images since ``reset``."""
+        metric = CocoAP(num_classes=len(self.annotations.class_names))
+        metric.update(self._images(), self._truths(), self._detections())
+        return metric.evaluate()
+
+    def _images(self) -> np.ndarray[Any, Any]:
+        return np.array(sorted(self.predictions), dtype=np.int64)
+
+    def _truths(self) -> TruthBoxes:
+        a, images = self.annotations, self._images()
+        counts = np.diff(a.offsets)[images]
+        rows = np.concatenate([np.arange(a.offsets[i], a.offsets[i + 1]) for i in images] or [np.zeros(0, np.int64)])
+        return TruthBoxes(
+            image_ids=np.repeat(images, counts),
+            boxes_xywh=xyxy_to_xywh(a.boxes_xyxy[rows]),
+            labels=a.labels[rows],
+            is_crowd=a.is_crowd[rows],
+            areas=a.areas[rows],
+            is_ignored=a.is_difficult[rows],
+        )
+
+    def _detections(self) -> ScoredBoxes:
+        found = [self.predictions[int(i)] for i in self._images()]
+        empty = torch.zeros(0)
+        return ScoredBoxes(
+            image_ids=np.repeat(self._images(), [len(one.scores) for one in found]),
+            boxes_xywh=xyxy_to_xywh(torch.cat([empty.reshape(0, 4), *(one.boxes_xyxy for one in found)]).numpy()),
+            scores=torch.cat([empty, *(one.scores for one in found)]).numpy(),
+            labels=torch.cat([empty.long(), *(one.labels for one in found)]).numpy(),
+        )
+
+
+def coco_results(predictions: Sequence[BoxPrediction], annotations: ImageAnnotations) -> list[dict[str, Any]]:
+    """Predictions in COCO's result format: image_id, category_id, bbox (x, y, width, height), score."""
+    return [
+        {
+            "image_id": int(annotations.image_ids[one.sample_id]),
+            "category_id": int(annotations.category_ids[int(label)]),
+            "bbox": box.tolist(),
+            "score": float(score),
+        }
+        for one in predictions
+        for box, score, label in zip(xyxy_to_xywh(one.boxes_xyxy.numpy()), one.scores, one.labels, strict=True)
+    ]
+
+
+def _as_input(images: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32 in [0, 1], on the images' device."""
+    return images.float().div_(255)
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _plain(values: np.ndarray[Any, Any]) -> list[Any]:
+    """Nested lists of numbers with 5 digits; NaN becomes None, as JSON has none."""
+    rounded = np.round(values, 5).astype(object)
+    rounded[np.isnan(values)] = None
+    return cast(list[Any], rounded.tolist())

@@ -1,0 +1,61 @@
+"""Boxes drawn into pictures. Pictures are (H, W, 3) uint8 RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+PALETTE = (
+    (230, 57, 70), (29, 131, 210), (42, 157, 87), (244, 162, 28), (142, 68, 173), (0, 168, 168), (214, 93, 177),
+    (121, 85, 72), (96, 125, 139), (165, 190, 0), (255, 112, 67), (63, 81, 181),
+)  # fmt: skip
+"""Colours by label, used again from the start after the last."""
+
+
+def draw_boxes(
+    pixels: Pixels,
+    boxes_xyxy: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    class_names: Sequence[str],
+    *,
+    scores: np.ndarray[Any, Any] | None = None,
+) -> Pixels:
+    """A copy of the picture with boxes and their class names (and scores) drawn in.
+
+    Args:
+        pixels: (H, W, 3) RGB.
+        boxes_xyxy: (N, 4) pixels.
+        labels: (N,).
+        class_names: Names by label.
+        scores: (N,), written behind the names.
+    """
+    out = np.ascontiguousarray(pixels).copy()
+    thickness = max(1, round(min(out.shape[:2]) / 320))
+    scale = max(0.35, min(out.shape[:2]) / 1000)
+    for place, (box, label) in enumerate(zip(boxes_xyxy, labels, strict=True)):
+        colour = PALETTE[int(label) % len(PALETTE)]
+        x1, y1, x2, y2 = (round(float(v)) for v in np.clip(box, -10_000, 10_000))
+        cv2.rectangle(out, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
+        text = _ascii(class_names[int(label)]) + (f" {scores[place]:.2f}" if scores is not None else "")
+        (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+        top = y1 - height - baseline if y1 - height - baseline >= 0 else y1
+        cv2.rectangle(out, (x1, top), (x1 + width + 2, top + height + baseline), colour, -1)
+        place_of_text = (x1 + 1, top + height + baseline // 2)
+        cv2.putText(out, text, place_of_text, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
+    return out
+
+
+def side_by_side(left: Pixels, right: Pixels) -> Pixels:
+    """Two pictures of one height with a thin white line between them."""
+    line = np.full((left.shape[0], 4, 3), 255, np.uint8)
+    return np.concatenate((left, line, right), axis=1)
+
+
+def _ascii(text: str) -> str:
+    """The font has only ASCII; other letters become question marks."""
+    return text.encode("ascii", "replace").decode()

@@ -1,0 +1,189 @@
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sightline.config.errors import RunError
+from sightline.engine.callback import Callback
+from sightline.engine.checkpoint_reader import load_tensors, newest_whole
+from sightline.engine.console import Console
+from sightline.engine.finite import NonFiniteError
+from sightline.engine.session import SessionResult, run_session
+from tests.engine.toy import ToyTask, toy_run
+
+
+def quiet() -> Console:
+    return Console(io.StringIO(), is_terminal=False)
+
+
+def run(config, folder: Path, *, resume: bool = False, callbacks=()) -> SessionResult:
+    folder.mkdir(exist_ok=True)
+    return run_session(config, config.open(), folder, resume=resume, console=quiet(), callbacks=callbacks)
+
+
+def final_state(folder: Path) -> dict[str, str]:
+    """SHA-256 of every tensor of the newest checkpoint and of the metrics file."""
+    tensors = load_tensors(newest_whole(folder, print))
+    hashes = {
+        f"{group}/{name}": hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+        for group, members in tensors.items()
+        for name, tensor in ((n, t.reshape(-1)) for n, t in members.items())
+    }
+    hashes["metrics.jsonl"] = hashlib.sha256((folder / "metrics.jsonl").read_bytes()).hexdigest()
+    return hashes
+
+
+class StopAt(Callback):
+    """Raises in a chosen step, as a crash would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, training, report):
+        if report.step == self.step:
+            raise ZeroDivisionError("crash")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"accumulation": {"every": 4}},
+        {"precision": "bf16"},
+        {"optimizer": {"kind": "adamw"}, "max_grad_norm": 0.5},
+        {"on_nonfinite": "skip", "ema": None},
+        {"accumulation": {"nominal_batch_size": 12, "gradient": "sum"}, "steps": 7, "epochs": None},
+    ],
+    ids=["plain", "accumulated", "bf16", "adamw", "skip", "steps"],
+)
+def test_a_crashed_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, changes):
+    config = toy_run(**changes)
+    whole = run(config, tmp_path / "whole")
+    broken = tmp_path / "broken"
+    for step in range(2, whole.step, 3):
+        with pytest.raises(ZeroDivisionError):
+            run(config, broken, resume=step > 2, callbacks=[StopAt(step)])
+    result = run(config, broken, resume=True)
+    assert result.step == whole.step
+    assert result.metrics == whole.metrics
+    assert final_state(broken) == final_state(tmp_path / "whole")
+
+
+def test_every_sample_is_seen_once_an_epoch(tmp_path):
+    seen = []
+
+    class See(Callback):
+        def on_step_end(self, training, report):
+            seen.extend(report.sample_ids)
+
+    run(toy_run(epochs=1), tmp_path / "a", callbacks=[See()])
+    assert sorted(seen) == list(range(22))
+
+
+def test_rows_tell_step_epoch_losses_and_rates(tmp_path):
+    run(toy_run(), tmp_path / "a")
+    rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    train_rows = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in train_rows] == [4, 8, 12, 16, 20, 24]
+    assert {"loss", "loss/entropy", "loss/size", "lr/all"} <= set(train_rows[0]["values"])
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [6, 12, 18, 24]
+
+
+def test_a_finished_run_is_not_resumed_but_may_go_on_longer(tmp_path):
+    run(toy_run(), tmp_path / "a")
+    with pytest.raises(RunError, match=r"finished.*epochs=8"):
+        run(toy_run(), tmp_path / "a", resume=True)
+    assert run(toy_run(epochs=5), tmp_path / "a", resume=True).epoch == 5
+
+
+def test_two_processes_never_write_one_run(tmp_path):
+    class StartAgain(Callback):
+        def on_step_end(self, training, report):
+            run(toy_run(), tmp_path / "a")
+
+    with pytest.raises(RunError, match="is being written by process"):
+        run(toy_run(), tmp_path / "a", callbacks=[StartAgain()])
+
+
+class Poison(Callback):
+    """Makes the parameters of a step infinite, so that the next loss is not finite."""
+
+    def __init__(self, task_step: int) -> None:
+        self.task_step = task_step
+
+    def on_run_start(self, training):
+        task, poisoned = training.task, self.task_step
+        forward = task.forward
+
+        def spoiled(batch):
+            losses = forward(batch)
+            return {**losses, "entropy": losses["entropy"] * float("nan")} if training.step == poisoned else losses
+
+        task.forward = spoiled
+
+
+def test_a_nan_stops_the_run_and_names_step_loss_and_samples(tmp_path):
+    with pytest.raises(NonFiniteError, match=r"entropy became NaN or infinite at step 5; samples \d+, \d+") as error:
+        run(toy_run(), tmp_path / "a", callbacks=[Poison(5)])
+    assert "on_nonfinite=skip" in str(error.value)
+    assert newest_whole(tmp_path / "a", print).step == 3  # what was good stays
+
+
+def test_a_nan_is_left_out_on_request_and_counted(tmp_path):
+    result = run(toy_run(on_nonfinite="skip"), tmp_path / "a", callbacks=[Poison(5)])
+    assert result.outcome == "done"
+    state = newest_whole(tmp_path / "a", print)
+    assert state.state["guard"]["skipped"] == 1
+    assert all(t.isfinite().all() for group in load_tensors(state).values() for t in group.values())
+
+
+def test_weights_of_a_run_start_another_one_as_far_as_they_fit(tmp_path):
+    run(toy_run(), tmp_path / "a")
+    said = io.StringIO()
+    config = toy_run(weights=tmp_path / "a", epochs=1)
+    (tmp_path / "b").mkdir()
+    run_session(config, config.open(), tmp_path / "b", console=Console(said, is_terminal=False))
+    assert "9 of 9 tensors copied" in said.getvalue()
+    wider = toy_run(weights=tmp_path / "a", epochs=1, width=5)
+    (tmp_path / "c").mkdir()
+    run_session(wider, wider.open(), tmp_path / "c", console=Console(said, is_terminal=False))
+    assert "2 of 9 tensors copied" in said.getvalue()  # the last bias and the norm's counter
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    run(toy_run(epochs=2), tmp_path / "a")
+    with pytest.raises(RunError, match="weights do not fit"):
+        run(toy_run(width=6), tmp_path / "a", resume=True)
+
+
+def test_the_task_is_back_in_training_mode_after_an_evaluation(tmp_path):
+    modes = []
+
+    class Mode(Callback):
+        def on_step_end(self, training, report):
+            modes.append(training.task.training)
+
+    run(toy_run(), tmp_path / "a", callbacks=[Mode()])
+    assert all(modes)
+    assert len(modes) == 24
+
+
+def test_our_loop_and_the_plain_one_end_with_equal_weights(tmp_path):
+    """The same mathematics by hand with torch.optim: bit for bit."""
+    config = toy_run(ema=None, dropout=0.0, schedule={"kind": "constant"}, steps=12, epochs=None)
+    problem = config.open()
+    by_hand: ToyTask = config.open().task
+    optimizer = torch.optim.SGD(
+        by_hand.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3, fused=True
+    )
+    for fetched in problem.train_loader.iterate(epochs=2):
+        sum(by_hand(fetched.batch).values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    (tmp_path / "a").mkdir()
+    run_session(config, problem, tmp_path / "a", console=quiet())
+    for name, value in by_hand.state_dict().items():
+        assert torch.equal(problem.task.state_dict()[name], value), name

@@ -1,0 +1,138 @@
+"""A tiny problem that has nothing to do with pictures: the engine must not mind."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sightline.engine.run_config import Problem, RunConfig
+from sightline.engine.task import Task
+
+
+@dataclass(frozen=True)
+class ToyBatch:
+    x: Tensor
+    y: Tensor
+    sample_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def to(self, device: torch.device) -> "ToyBatch":
+        return ToyBatch(self.x.to(device), self.y.to(device), self.sample_ids)
+
+
+class ToyFetched(NamedTuple):
+    epoch: int
+    index: int
+    batch: ToyBatch
+
+
+class ToyLoader:
+    """Numbers drawn per (epoch, sample), in an order drawn per epoch: exact from any place."""
+
+    def __init__(self, samples: int, batch_size: int, *, seed: int = 0, shuffle: bool = True) -> None:
+        self.samples, self.batch_size, self.seed, self.shuffle = samples, batch_size, seed, shuffle
+        self.closed = False
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    def batch_length(self, index: int) -> int:
+        return min(self.batch_size, self.samples - index * self.batch_size)
+
+    def batch(self, epoch: int, index: int) -> ToyBatch:
+        order = np.arange(self.samples)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
+        ids = tuple(int(i) for i in order[index * self.batch_size : (index + 1) * self.batch_size])
+        rows = [np.random.default_rng((self.seed, 7, i, epoch if self.shuffle else 0)).normal(size=4) for i in ids]
+        x = torch.tensor(np.array(rows), dtype=torch.float32)  # (B, 4)
+        return ToyBatch(x, (x.sum(dim=1) > 0).long(), ids)
+
+    def iterate(self, *, epoch: int = 0, index: int = 0, epochs: int) -> Iterator[ToyFetched]:
+        while epoch < epochs:
+            for k in range(index, self.batches_per_epoch):
+                yield ToyFetched(epoch, k, self.batch(epoch, k))
+            epoch, index = epoch + 1, 0
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class ToyMetric:
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.right = self.seen = 0
+
+    def update(self, predictions: Sequence[int], batch: ToyBatch) -> None:
+        self.right += sum(p == int(y) for p, y in zip(predictions, batch.y, strict=True))
+        self.seen += len(batch)
+
+    def merge(self, others: Sequence["ToyMetric"]) -> None:
+        for other in others:
+            self.right, self.seen = self.right + other.right, self.seen + other.seen
+
+    def compute(self) -> dict[str, float]:
+        return {"accuracy": self.right / self.seen}
+
+    def details(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+
+class ToyTask(Task):
+    """Batch norm and dropout are in it because they are what a careless resume loses."""
+
+    def __init__(self, width: int = 8, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 2)
+        )
+
+    def forward(self, batch: ToyBatch) -> dict[str, Tensor]:
+        logits = self.net(batch.x)
+        return {"entropy": F.cross_entropy(logits.float(), batch.y), "size": 1e-3 * logits.float().square().mean()}
+
+    def predict(self, batch: ToyBatch) -> list[int]:
+        return self.net(batch.x).argmax(dim=1).tolist()
+
+    def new_metric(self) -> ToyMetric:
+        return ToyMetric()
+
+
+class ToyRun(RunConfig):
+    samples: int = 22
+    width: int = 8
+    dropout: float = 0.2
+
+    def open(self, *, training: bool = True) -> Problem:
+        torch.manual_seed(self.seed)
+        return Problem(
+            task=ToyTask(self.width, self.dropout),
+            train_loader=ToyLoader(self.samples, self.batch_size, seed=self.seed),
+            eval_loader=ToyLoader(9, 4, seed=1, shuffle=False),
+        )
+
+
+def toy_run(**changes: Any) -> ToyRun:
+    """4 epochs of 6 batches (the last of 2 samples), SGD with momentum and an average."""
+    values: dict[str, Any] = {
+        "recipe": "toy",
+        "epochs": 4,
+        "batch_size": 4,
+        "lr": 0.05,
+        "device": "cpu",
+        "ema": {"decay": 0.9, "ramp": 5},
+        "optimizer": {"kind": "sgd", "nesterov": True, "weight_decay": 1e-3},
+        "schedule": {"kind": "cosine", "final": 0.1},
+        "checkpoint": {"every_steps": 3},
+        "log": {"every_steps": 4, "tensorboard": False, "train_pictures": 0, "eval_pictures": 0},
+    }
+    return ToyRun(**{**values, **changes})
