@@ -14,6 +14,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -247,24 +248,31 @@ class CheckpointWriter:
         """In the thread: from the buffers to a checkpoint that stands, pointers that name it, old ones gone."""
         for event in events:
             event.synchronize()
+        final = self.folder / folder_name(new.step)
+        displaced = self.folder / f"{DISPLACED}{final.name}"
         try:
-            self._write_folder(new, reason, state_json, sync_first)
+            self._write_folder(final, displaced, new, reason, state_json, sync_first)
         except OSError as error:
             raise self._failure(new.step, error.strerror or str(error)) from error
         self._saved = [*others, new]
         try:
+            fsync_path(self.folder)
+            _remove(displaced)
             self._point()
             self._prune()
         except OSError as error:
             raise CheckpointWriteError(
-                f"{self.folder}: the checkpoint of step {new.step} is safe, but the folder could not be tidied: "
-                f"{error.filename or ''} {error.strerror or error}. Mend the permissions, then resume the run."
+                f"{self.folder}: the checkpoint of step {new.step} stands, but the folder could not be tidied: "
+                f"{error.strerror or error}. Make room or mend the permissions, then resume the run."
             ) from error
 
-    def _write_folder(self, new: Saved, reason: str, state_json: str, sync_first: tuple[Path, ...]) -> None:
-        final = self.folder / folder_name(new.step)
+    def _write_folder(
+        self, final: Path, displaced: Path, new: Saved, reason: str, state_json: str, sync_first: tuple[Path, ...]
+    ) -> None:
+        """Fill a folder under another name and flush it; the last rename is the moment from which it counts."""
         temporary = self.folder / f"{WRITING}{os.getpid()}-{final.name}"
         try:
+            _remove(temporary)  # of an attempt that failed so badly that even this failed
             temporary.mkdir()
             files = {}
             for name, buffer in self._buffers.items():
@@ -285,13 +293,14 @@ class CheckpointWriter:
                 os.fsync(file.fileno())
             for path in (*sync_first, temporary):
                 fsync_path(path)
-            displaced = self.folder / f"{DISPLACED}{final.name}"
             if final.exists():
+                _remove(displaced)
                 final.rename(displaced)
             temporary.rename(final)
-            fsync_path(self.folder)
-            _remove(displaced)
         except BaseException:
+            with suppress(OSError):
+                if not final.exists() and displaced.exists():
+                    displaced.rename(final)
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
