@@ -1,0 +1,65 @@
+"""What the world looks like, and how much of it a recipe trains on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from sightline.config.base import Config
+
+CLASS_NAMES = ("car", "truck", "pedestrian", "cyclist", "cone")
+
+WORLD_VERSION = 1
+"""Raised whenever the same numbers would give another scene or picture."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+CountRange = tuple[NonNegativeInt, NonNegativeInt]
+
+
+class WorldConfig(Config):
+    """The synthetic city and its cameras. A scene is a function of these values, a seed and an index."""
+
+    image_hw: tuple[Annotated[int, Field(ge=64, le=4096)], Annotated[int, Field(ge=64, le=4096)]] = (256, 416)
+    """Height and width of the pictures, pixels."""
+    field_of_view_degrees: float = Field(62.0, ge=20, le=110)
+    """Horizontal field of view of every camera."""
+    objects_ahead: CountRange = (4, 9)
+    """Fewest and most labelled objects that are put in the front camera's view; some may be hidden."""
+    objects_behind: CountRange = (1, 4)
+    """The same for the objects elsewhere, which other cameras, LiDAR and radar see."""
+    class_weights: tuple[Share, Share, Share, Share, Share] = (0.24, 0.17, 0.22, 0.19, 0.18)
+    """How often each of the classes is drawn, relative to each other."""
+    reach: PositiveFloat = 1.0
+    """Factor on the largest distance of every class: larger means smaller and harder objects."""
+    noise: float = Field(1.0, ge=0)
+    """Factor on the sensor noise."""
+    blur: float = Field(1.0, ge=0)
+    """Factor on defocus and motion blur."""
+    min_visible_pixels: PositiveInt = 40
+    """An object is labelled if at least this many of its pixels can be seen ..."""
+    min_visible_fraction: Share = 0.2
+    """... and they are at least this share of what would be seen without the things before it."""
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> WorldConfig:
+        for name in ("objects_ahead", "objects_behind"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the fewest ({low}) are more than the most ({high})")
+            if high > 100:
+                raise ValueError(f"{name}: {high} objects do not fit into a street; at most 100")
+        if not sum(self.class_weights) > 0:
+            raise ValueError("class_weights: at least one must be above 0")
+        return self
+
+
+class EmbeddedWorldConfig(Config):
+    """The world as a data set: what a recipe trains on when the user names no data."""
+
+    seed: NonNegativeInt = 0
+    scenes: PositiveInt = 500
+    """Pictures in all."""
+    val_fraction: Share = 0.2
+    """Share of the pictures that validates; the last ones."""
+    world: WorldConfig = WorldConfig()
