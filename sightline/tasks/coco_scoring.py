@@ -55,7 +55,7 @@ class ScoreResult:
     notes: tuple[str, ...]
     """What a reader must know to trust the figures."""
 
-    def text(self) -> str:
+    def table(self) -> str:
         """Figures, table of classes and notes, for a terminal."""
         width = max(map(len, TITLES.values()))
         lines = [
@@ -82,9 +82,9 @@ class ScoreResult:
         """Plain values for JSON."""
         return asdict(self)
 
-    def write_json(self, path: Path) -> None:
+    def write_json(self, path: Path | str) -> None:
         """Write ``as_dict`` to a file."""
-        path.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        Path(path).write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def _figure(value: float) -> str:
