@@ -1,0 +1,180 @@
+"""The files of a run folder that a report is made from. Every one of them may be missing.
+
+``config.yaml``
+    The resolved configuration; shown as it stands, and compared key by key.
+``run.json``
+    ``recipe`` and ``sessions``, one a start: ``command``, ``started``, ``ended``, ``outcome``, ``versions``,
+    ``machine``, ``devices``, ``environment``, ``code_commit``.
+``status.json``
+    ``state``, ``step``, ``total_steps``, ``epoch``, ``total_epochs``, ``message``.
+``metrics.jsonl``, ``timing.jsonl``
+    One object a line: ``step``, ``epoch`` (from 0), ``kind`` (``train`` or ``eval``) and ``values``, numbers by
+    name. What stands before a slash names a plot: ``loss``, ``loss/box``, ``lr/bias``. NaN and infinities are
+    the texts ``"NaN"``, ``"Infinity"``, ``"-Infinity"``.
+``evaluation.json``
+    ``Evaluation`` below: the tables and curves of the last evaluation.
+``data.json``
+    ``DataFacts`` below: label statistics and faults of the data.
+``pictures/*.jpg|png|webp``
+    Shown under their names. Those that begin with ``train`` are training batches, the others predictions.
+    ``pictures/captions.json`` may give texts by file name.
+
+Unknown keys are passed over, so that newer runs can be read; a file of the wrong form is left out with a note.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+Number = float | None
+"""None where nothing defines the figure."""
+
+
+def _listed(value: Any) -> Any:
+    """Figures as the log writes them: texts for NaN and infinities."""
+    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
+
+
+def _defined(value: Any) -> Any:
+    """COCO's -1 means that nothing defines the figure."""
+    return None if value == -1 else value
+
+
+CocoFigure = Annotated[Number, BeforeValidator(_defined)]
+LoggedNumber = Annotated[Number, BeforeValidator(_listed)]
+
+
+class Record(BaseModel):
+    """A JSON object; unknown keys are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class Row(Record):
+    """One line of ``metrics.jsonl`` or ``timing.jsonl``."""
+
+    step: int
+    epoch: int = 0
+    kind: str = "train"
+    values: dict[str, LoggedNumber]
+
+
+class Status(Record):
+    """``status.json``."""
+
+    state: str
+    step: int = 0
+    total_steps: int | None = None
+    epoch: int = 0
+    total_epochs: int | None = None
+    message: str = ""
+
+
+class Session(Record):
+    """One start of the run."""
+
+    command: tuple[str, ...] = ()
+    started: str = ""
+    ended: str | None = None
+    outcome: str | None = None
+    from_step: int = 0
+    versions: dict[str, str] = {}
+    machine: dict[str, str | int | float] = {}
+    devices: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+    code_commit: str | None = None
+
+
+class RunRecord(Record):
+    """``run.json``."""
+
+    recipe: str = ""
+    sessions: tuple[Session, ...] = ()
+
+
+class ClassRow(Record):
+    """One row of the table of classes."""
+
+    name: str
+    ap: CocoFigure = None
+    ap50: CocoFigure = None
+    ar: CocoFigure = None
+    precision: Number = None
+    recall: Number = None
+    f1: Number = None
+    num_truths: int = 0
+    num_detections: int = 0
+
+
+class Curves(Record):
+    """Curves over the confidence threshold and over recall. S confidences, R recalls, K classes."""
+
+    iou_threshold: float
+    best_confidence: float = 0.0
+    best_f1: float = 0.0
+    confidences: list[float]
+    precision: list[list[Number]]
+    recall: list[list[Number]]
+    f1: list[list[Number]]
+    mean_precision: list[Number]
+    mean_recall: list[Number]
+    mean_f1: list[Number]
+    recalls: list[float]
+    precision_at_recall: list[list[Number]]
+
+
+class Confusion(Record):
+    """Rows are predicted classes, columns true ones; the last of each is the background."""
+
+    counts: list[list[int]]
+    score_threshold: float
+    iou_threshold: float
+
+
+class Evaluation(Record):
+    """``evaluation.json``: what a metric's details say, with the moment."""
+
+    step: int | None = None
+    epoch: int | None = None
+    split: str = "val"
+    figures: dict[str, LoggedNumber] = {}
+    class_names: list[str] = []
+    classes: list[ClassRow] = []
+    curves: Curves | None = None
+    confusion: Confusion | None = None
+
+
+class SplitFacts(Record):
+    """Label statistics of one split; tables are rows of equal cells over the image, top left first."""
+
+    source: str = ""
+    num_images: int = 0
+    num_boxes: int = 0
+    num_empty_images: int = 0
+    num_crowds: int = 0
+    class_counts: list[int] = []
+    boxes_per_image: list[int] = []
+    centers: list[list[int]] = []
+    sizes: list[list[int]] = []
+
+
+class FaultFact(Record):
+    """One fault of the data."""
+
+    split: str = ""
+    kind: str
+    place: str
+    message: str
+    fatal: bool = False
+
+
+class DataFacts(Record):
+    """``data.json``."""
+
+    class_names: list[str] = []
+    splits: dict[str, SplitFacts] = {}
+    faults: list[FaultFact] = []
+    num_faults: int | None = None
+    """All of them, where ``faults`` holds only the first."""

@@ -1,0 +1,367 @@
+"""One self-contained page about a run: ``report/index.html``.
+
+The page loads nothing and runs no script; its content security policy forbids both. Every text that comes
+from data (file names, class names, configuration, faults) is escaped, and pictures are checked to be pictures.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sightline import __version__
+from sightline.config.errors import RunError
+from sightline.config.printable import printable
+from sightline.report import plots
+from sightline.report.history import RunFiles, Series, read_run, series
+from sightline.report.layout import DataFacts, Evaluation, Status
+from sightline.report.pictures import PictureFile, data_address, png_address
+
+MAX_FAULTS = 200
+SIZES = ("AP_small", "AP_medium", "AP_large")
+MAIN_FIGURES = ("AP", "AP50", "AP75", "AR_100")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A plot or picture of the page."""
+
+    title: str
+    address: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A large number at the top."""
+
+    name: str
+    value: str
+    detail: str = ""
+
+
+def build_report(run_dir: Path) -> Path:
+    """Write ``report/index.html`` in a run's folder from whatever the folder holds.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunError: If the folder holds no run, or the page cannot be written.
+    """
+    run = read_run(run_dir)
+    path = run_dir / "report" / "index.html"
+    page = render(run).encode("utf-8", "backslashreplace")  # JSON can hold halves of characters
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        temporary.write_bytes(page)
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"{printable(path)}: the page cannot be written ({error.strerror}). Free space, or give yourself the right "
+            "to write there."
+        ) from error
+    return path
+
+
+def render(run: RunFiles) -> str:
+    """The page's text."""
+    from jinja2 import Environment, StrictUndefined
+
+    notes = list(run.notes)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False)
+    environment.filters["figure"] = figure
+    environment.filters["moment"] = moment
+    source = resources.files("sightline.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    galleries = _galleries(run.pictures, notes)
+    evaluation = run.evaluation or (Evaluation() if run.last_figures else None)
+    context: dict[str, Any] = {
+        "run": run,
+        "state": _state(run),
+        "subtitle": _subtitle(run),
+        "tiles": _tiles(run),
+        "histories": _drawn(history_plots(run), notes),
+        "evaluation": evaluation,
+        "evaluation_moment": _moment_of(run.evaluation),
+        "figures": _figure_rows(run),
+        "best_row": run.best_row,
+        "curves": _drawn(curve_plots(run.evaluation), notes),
+        "confusions": _drawn(confusion_plots(run.evaluation), notes),
+        "galleries": galleries,
+        "data": run.data,
+        "label_plots": _drawn(label_plots(run.data), notes),
+        "num_faults": _num_faults(run.data),
+        "max_faults": MAX_FAULTS,
+        "version": __version__,
+        "style_hash": _style_hash(source),
+    }
+    context["sections"] = _sections(context)
+    context["run"] = RunFiles(**{**vars(run), "notes": notes})
+    return environment.from_string(source).render(context)
+
+
+def figure(value: float | None) -> str:
+    """A figure as the page shows it."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def defined(value: float | None) -> float | None:
+    """None for -1, COCO's word for a figure that nothing defines."""
+    return None if value == -1 else value
+
+
+def moment(text: str) -> str:
+    """A point in time to the minute; other texts stay as they are."""
+    try:
+        return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return text
+
+
+Plot = tuple[str, Callable[[], bytes], str]
+"""Title, drawing, caption."""
+
+
+def history_plots(run: RunFiles) -> list[Plot]:
+    """Losses, learning rates, figures of the evaluations, and whatever else was logged."""
+    train, evals = series(run.rows, "train"), series(run.rows, "eval")
+    groups: dict[str, Series] = {}
+    for name, line in train.items():
+        groups.setdefault(name.partition("/")[0], {})[name] = line
+    for name, line in evals.items():
+        if "/" in name or name == "loss":
+            groups.setdefault(name.partition("/")[0], {})[f"eval {name}"] = line
+
+    plots_: list[Plot] = []
+    main = {name: evals[name] for name in MAIN_FIGURES if name in evals}
+    plain = {name: line for name, line in evals.items() if "/" not in name and name != "loss"}
+    if plain:
+        plots_.append(_lines("Figures of the evaluations", main or dict(list(plain.items())[: len(plots.COLOURS)])))
+    titles = {"loss": "Losses", "lr": "Learning rate", "grad_norm": "Gradient norm"}
+    for name in sorted(groups, key=lambda name: list(titles).index(name) if name in titles else len(titles)):
+        plots_.append(_lines(titles.get(name, name), groups[name], log_y=name == "loss"))
+    by_size = {name: line for name, line in evals.items() if name in SIZES and (line[1] >= 0).any()}
+    if by_size:
+        plots_.append(_lines("AP by size of the object", by_size))
+    for name, line in series(run.timing, "train").items():
+        plots_.append(_lines(name.replace("_", " "), {name: line}))
+    return plots_
+
+
+def _lines(title: str, lines: Series, *, log_y: bool = False) -> Plot:
+    dashed = [name for name in lines if name.startswith("eval ")]
+    return title, lambda: plots.lines_plot(lines, log_y=log_y, dashed=dashed), ""
+
+
+def curve_plots(evaluation: Evaluation | None) -> list[Plot]:
+    """Precision over recall, and F1, precision and recall over confidence."""
+    if evaluation is None or evaluation.curves is None:
+        return []
+    curves, names = evaluation.curves, evaluation.class_names
+    at = f"IoU {curves.iou_threshold:g}"
+    best = f"Best mean F1 {figure(curves.best_f1)} at confidence {figure(curves.best_confidence)}."
+
+    def over_confidence(values: str) -> Callable[[], bytes]:
+        return lambda: plots.confidence_plot(curves, values, names)
+
+    return [
+        (f"Precision over recall, {at}", lambda: plots.precision_recall_plot(curves, names), ""),
+        (f"F1 over confidence, {at}", over_confidence("f1"), best),
+        (f"Precision over confidence, {at}", over_confidence("precision"), ""),
+        (f"Recall over confidence, {at}", over_confidence("recall"), ""),
+    ]
+
+
+def confusion_plots(evaluation: Evaluation | None) -> list[Plot]:
+    """The matrix as shares of each true class and as counts."""
+    if evaluation is None or evaluation.confusion is None:
+        return []
+    confusion, names = evaluation.confusion, evaluation.class_names
+    how = f"Detections above {confusion.score_threshold:g}, pairs above IoU {confusion.iou_threshold:g}."
+    return [
+        (
+            "Confusion, share of each true class",
+            lambda: plots.confusion_plot(confusion, names, shares=True),
+            f"Columns add up to 1. Last row: missed; last column: share of the false detections. {how}",
+        ),
+        (
+            "Confusion, counts",
+            lambda: plots.confusion_plot(confusion, names, shares=False),
+            f"Last row: missed truths; last column: false detections. {how}",
+        ),
+    ]
+
+
+def label_plots(data: DataFacts | None) -> list[Plot]:
+    """Boxes by class, by position, by size, and per image; positions and sizes of the first split."""
+    if data is None or not data.splits:
+        return []
+    name, split = next(iter(data.splits.items()))
+    drawn: list[Plot] = []
+    if any(other.class_counts for other in data.splits.values()):
+        drawn.append(("Boxes per class", lambda: plots.class_histogram(data), ""))
+    if split.boxes_per_image:
+        counts = split.boxes_per_image
+        drawn.append(
+            (
+                f"Boxes per image, {name}",
+                lambda: plots.bars_plot(counts, x_label="boxes", y_label="images"),
+                f"The last bar holds {len(counts) - 1} and more." if counts[-1] else "",
+            )
+        )
+    if split.centers:
+        drawn.append(
+            (
+                f"Where boxes are, {name}",
+                lambda: plots.table_plot(split.centers, x_label="x / width", y_label="y / height", from_top=True),
+                "Centres of the boxes; the colour is the logarithm of the count.",
+            )
+        )
+    if split.sizes:
+        drawn.append(
+            (
+                f"How large boxes are, {name}",
+                lambda: plots.table_plot(split.sizes, x_label="width", y_label="height", from_top=False),
+                "Relative to the image; the colour is the logarithm of the count.",
+            )
+        )
+    return drawn
+
+
+def _drawn(wanted: Sequence[Plot], notes: list[str]) -> list[Shown]:
+    """The plots as pictures. Files that a person edited may fit their form and still not be drawable."""
+    shown = []
+    for title, draw, caption in wanted:
+        try:
+            shown.append(Shown(title, png_address(draw()), caption))
+        except (ValueError, IndexError) as error:
+            notes.append(f"{title}: not drawn, {printable(error, limit=120)}.")
+    return shown
+
+
+def _galleries(pictures: Sequence[PictureFile], notes: list[str]) -> list[tuple[str, str, list[Shown]]]:
+    groups: dict[bool, list[Shown]] = {False: [], True: []}
+    for picture in pictures:
+        try:
+            shown = Shown(picture.path.name, data_address(picture), printable(picture.caption))
+        except ValueError as error:
+            notes.append(f"pictures/{printable(picture.path.name)}: left out, {printable(error, limit=120)}.")
+            continue
+        groups[picture.is_training].append(shown)
+    titles = {False: ("predictions", "Predictions"), True: ("batches", "Training batches")}
+    return [(*titles[is_training], shown) for is_training, shown in groups.items() if shown]
+
+
+def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
+    evaluation = context["evaluation"]
+    return [
+        ("summary", "Summary"),
+        *([("history", "Training")] if context["histories"] else []),
+        *([("evaluation", "Evaluation")] if evaluation else []),
+        *([("classes", "Classes")] if evaluation and evaluation.classes else []),
+        *([("confusion", "Confusion")] if context["confusions"] else []),
+        *((identity, title) for identity, title, _ in context["galleries"]),
+        *([("data", "Data"), ("faults", "Faults")] if context["data"] else []),
+        ("setup", "Configuration and machine"),
+    ]
+
+
+def _state(run: RunFiles) -> str:
+    outcome = run.record.sessions[-1].outcome if run.record.sessions else None
+    return outcome or (run.status.state if run.status else "")
+
+
+def _subtitle(run: RunFiles) -> str:
+    parts = [run.record.recipe] if run.record.recipe else []
+    if run.record.sessions:
+        parts.append(f"started {moment(run.record.sessions[0].started)}")
+        parts.append(", ".join(run.record.sessions[-1].devices))
+    if run.status and run.status.message:
+        parts.append(run.status.message)
+    return " · ".join(part for part in parts if part)
+
+
+def _tiles(run: RunFiles) -> list[Tile]:
+    last, best = run.last_figures, run.best_row
+    tiles = []
+    for name in MAIN_FIGURES[:3]:
+        if name in last:
+            detail = f"{figure(best.values.get(name))} in the best epoch, {best.epoch + 1}" if best else ""
+            tiles.append(Tile(name, figure(defined(last[name])), detail))
+    losses = [row.values["loss"] for row in run.rows if row.kind == "train" and row.values.get("loss") is not None]
+    if losses:
+        tiles.append(Tile("training loss", figure(losses[-1]), f"began at {figure(losses[0])}"))
+    tiles += _progress_tiles(run.status)
+    seconds = [_seconds(session.started, session.ended) for session in run.record.sessions]
+    known = [value for value in seconds if value is not None]
+    if known:
+        tiles.append(Tile("time", _duration(sum(known)), f"{len(seconds)} sessions" if len(seconds) > 1 else ""))
+    speed = series(run.timing, "train").get("images_per_second")
+    if speed is not None:
+        tiles.append(Tile("images/s", f"{sorted(speed[1])[len(speed[1]) // 2]:,.1f}", "median in training"))
+    return tiles
+
+
+def _progress_tiles(status: Status | None) -> list[Tile]:
+    if status is None:
+        return []
+    of_steps = f"of {status.total_steps:,} steps" if status.total_steps else ""
+    of_epochs = f"of {status.total_epochs:,} epochs" if status.total_epochs else ""
+    return [Tile("steps", f"{status.step:,}", of_steps), Tile("epochs", f"{status.epoch:,}", of_epochs)]
+
+
+def _seconds(started: str, ended: str | None) -> float | None:
+    try:
+        return (datetime.fromisoformat(ended or "") - datetime.fromisoformat(started)).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    if minutes >= 60:
+        return f"{minutes // 60}h {minutes % 60:02d}m"
+    return f"{minutes}m {int(seconds % 60):02d}s"
+
+
+def _figure_rows(run: RunFiles) -> list[dict[str, Any]]:
+    """Name, value of the last evaluation and value of the best one of every figure."""
+    best = run.best_row.values if run.best_row else {}
+    figures: dict[str, float | None] = dict(run.last_figures)
+    if not figures and run.evaluation:
+        figures = dict(run.evaluation.figures)
+    return [{"name": name, "last": defined(value), "best": defined(best.get(name))} for name, value in figures.items()]
+
+
+def _moment_of(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return ""
+    parts = [evaluation.split]
+    if evaluation.epoch is not None:
+        parts.append(f"epoch {evaluation.epoch + 1}")
+    if evaluation.step is not None:
+        parts.append(f"step {evaluation.step:,}")
+    return ", ".join(parts)
+
+
+def _num_faults(data: DataFacts | None) -> int:
+    if data is None:
+        return 0
+    return len(data.faults) if data.num_faults is None else data.num_faults
+
+
+def _style_hash(source: str) -> str:
+    """What the page's policy allows as style: exactly the text of its style element."""
+    style = re.search(r"<style>(.*?)</style>", source, re.DOTALL)
+    assert style is not None
+    return "sha256-" + base64.b64encode(hashlib.sha256(style.group(1).encode()).digest()).decode("ascii")

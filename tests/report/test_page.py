@@ -1,0 +1,260 @@
+import base64
+import hashlib
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from sightline.config.errors import RunError
+from sightline.report import plots
+from sightline.report.history import read_run
+from sightline.report.page import build_report, figure, moment
+from sightline.report.pictures import WIDEST
+from tests.report.example_run import write_run
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7*7 }}</style>'
+
+
+class Page(HTMLParser):
+    """Elements, attributes and texts of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.attributes, self.text = Counter(), [], ""
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data):
+        self.text += data
+
+    def values(self, name):
+        return [value for _, attribute, value in self.attributes if attribute == name]
+
+
+def page_of(run):
+    return Page(build_report(run))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Plots are made, but not painted: most of a page's time."""
+    monkeypatch.setattr(plots, "_png", lambda figure: b"")
+
+
+def replace_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_whole_run_shows_everything(tmp_path):
+    page = page_of(write_run(tmp_path / "tiny" / "7"))
+    for text in ("tiny/7", "Training", "Losses", "Learning rate", "Precision over recall", "Confusion", "pedestrian"):
+        assert text in page.text, text
+    for text in (
+        "momentum: 0.9",
+        "labels/12.txt:3",
+        "torch 2.8.0",
+        "sightline train yolov7-tiny --data city",
+        "5m 21s",
+    ):
+        assert text in page.text, text
+    assert "Notes" not in page.text
+    # 6 histories, 4 curves, 2 confusion matrices, 2 pictures, 4 label plots.
+    assert page.tags["img"] == 18
+    assert page.tags["section"] == 10
+
+
+def test_the_page_stands_alone_and_forbids_scripts(tmp_path):
+    page = page_of(write_run(tmp_path / "run"))
+    assert page.tags["script"] == page.tags["link"] == page.tags["iframe"] == 0
+    assert all(value.startswith("data:image/") for value in page.values("src"))
+    assert all(value.startswith("#") for value in page.values("href"))
+    assert not [name for _, name, _ in page.attributes if name.startswith("on") or name == "style"]
+    policy = next(value for value in page.values("content") if "default-src" in value)
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+    style = re.search(r"<style>(.*?)</style>", page.source, re.DOTALL).group(1)
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'" in policy
+
+
+def test_links_of_the_page_lead_somewhere(quick, tmp_path):
+    page = page_of(write_run(tmp_path / "run"))
+    assert {value.removeprefix("#") for value in page.values("href")} <= set(page.values("id"))
+
+
+def test_html_in_names_and_texts_stays_text(tmp_path):
+    plain = page_of(write_run(tmp_path / "plain"))
+    # No slash can stand in a file name.
+    picture = HOSTILE.replace("/", "|") + ".jpg"
+    run = write_run(
+        tmp_path / "<b>run", names=(HOSTILE, "$x$", "_", "\u202etxt", "car"), picture_names=(picture, "train<i>.jpg")
+    )
+    (run / "config.yaml").write_text(f"recipe: '{HOSTILE}'\n")
+    record = json.loads((run / "run.json").read_text())
+    record["recipe"] = HOSTILE
+    record["sessions"][0] |= {
+        "command": ["sightline", HOSTILE],
+        "versions": {HOSTILE: HOSTILE},
+        "environment": {"A": HOSTILE},
+        "started": HOSTILE,
+        "devices": [HOSTILE],
+    }
+    (run / "run.json").write_text(json.dumps(record))
+    replace_json(run / "status.json", message=HOSTILE, state=HOSTILE)
+    fault = {"split": HOSTILE, "kind": HOSTILE, "place": HOSTILE, "message": HOSTILE}
+    replace_json(run / "data.json", faults=[fault, fault])
+    (run / "pictures" / "captions.json").write_text(json.dumps({"train<i>.jpg": HOSTILE}))
+    with (run / "metrics.jsonl").open("a") as log:
+        log.write(json.dumps({"step": 1300, "epoch": 12, "kind": "eval", "values": {f"AP {HOSTILE}": 0.5}}) + "\n")
+
+    page = page_of(run)
+    assert page.tags["script"] == 0
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    data_elements = Counter({tag: count for tag, count in page.tags.items() if tag not in {"tr", "td", "span", "img"}})
+    assert set(page.tags) <= set(plain.tags)
+    assert data_elements["b"] == data_elements["i"] == 0
+    assert all(value.startswith("data:image/") for value in page.values("src"))
+    assert page.text.count("<script>alert(1)</script>") >= 10
+    assert "{{ 7*7 }}" in page.text
+
+
+def test_what_is_missing_is_left_out(quick, tmp_path):
+    run = write_run(tmp_path / "run")
+    for name in ("evaluation.json", "data.json", "status.json", "timing.jsonl", "run.json"):
+        (run / name).unlink()
+    for picture in (run / "pictures").iterdir():
+        picture.unlink()
+    page = page_of(run)
+    assert "Losses" in page.text
+    assert "Confusion" not in page.text
+    assert "Notes" not in page.text
+
+
+def test_a_run_that_has_only_begun(quick, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("lr: 0.1\n")
+    assert "lr: 0.1" in page_of(run).text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        ("evaluation.json", "{", "it is no JSON"),
+        ("evaluation.json", '{"classes": [{"name": 3}]}', "classes.0.name"),
+        ("evaluation.json", "[" * 100_000, "it is no JSON"),
+        ("run.json", '{"sessions": 3}', "sessions"),
+        ("data.json", "[]", "the file"),
+        ("status.json", "null", "the file"),
+        ("metrics.jsonl", '{"step": 1}\nnonsense\n{"step": 2, "values": {"loss": 1}}\n', "2 lines are no rows"),
+    ],
+)
+def test_a_broken_file_is_named_and_passed_over(quick, tmp_path, name, content, note):
+    run = write_run(tmp_path / "run")
+    (run / name).write_text(content)
+    page = page_of(run)
+    assert note in page.text
+    assert name in page.text
+
+
+def test_curves_of_the_wrong_length_are_named_and_passed_over(tmp_path):
+    run = write_run(tmp_path / "run")
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["curves"]["mean_f1"] = [0.5]
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    assert "F1 over confidence, IoU 0.5: not drawn" in page_of(run).text
+
+
+def test_a_half_line_and_numbers_that_are_not_finite(quick, tmp_path):
+    run = write_run(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 1210, "epoch": 12, "kind": "train", "values": {"loss": "NaN", "loss/box": "Infinity"}}\n')
+        log.write('{"step": 1220, "epoch"')
+    page = page_of(run)
+    assert "Notes" not in page.text
+    assert "nan" in page.text  # the last training loss
+
+
+def test_files_that_are_no_pictures_are_named(quick, tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "pictures" / "val_1.jpg").write_text("<svg onload=alert(1)>")
+    (run / "pictures" / "val_2.png").mkdir()
+    page = page_of(run)
+    assert "pictures/val_1.jpg: left out" in page.text
+    assert "pictures/val_2.png: left out, is a folder" in page.text
+    assert page.tags["svg"] == 0
+
+
+def test_large_pictures_are_made_smaller(quick, tmp_path):
+    run = write_run(tmp_path / "run", picture_names=())
+    Image.new("RGB", (3 * WIDEST, 30)).save(run / "pictures" / "val_0.png")
+    page = page_of(run)
+    address = next(value for value in page.values("src") if value.startswith("data:image/jpeg"))
+    content = base64.b64decode(address.partition(",")[2])
+    (tmp_path / "small.jpg").write_bytes(content)
+    assert Image.open(tmp_path / "small.jpg").size == (WIDEST, 10)
+
+
+def test_pictures_stand_in_the_order_of_their_numbers(quick, tmp_path):
+    run = write_run(tmp_path / "run", picture_names=("val_10.jpg", "val_9.jpg", "train_batch_0.jpg"))
+    captions = re.findall(r"<figcaption>(val_\d+|train_\w+)</figcaption>", page_of(run).source)
+    assert captions == ["val_9", "val_10", "train_batch_0"]
+
+
+def test_more_pictures_than_fit(quick, tmp_path):
+    run = write_run(tmp_path / "run", picture_names=[f"val_{i}.jpg" for i in range(30)])
+    page = page_of(run)
+    assert "the first 24 of 30 pictures" in page.text
+    assert "val_24" not in page.text
+
+
+def test_half_characters_do_not_stop_the_page(quick, tmp_path):
+    run = write_run(tmp_path / "run")
+    replace_json(run / "status.json", message="\ud800 broken")
+    assert "broken" in page_of(run).text
+
+
+def test_a_report_again_replaces_the_first(quick, tmp_path):
+    run = write_run(tmp_path / "run")
+    first = build_report(run)
+    assert build_report(run) == first
+    assert [path.name for path in first.parent.iterdir()] == ["index.html"]
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(RunError, match="no such folder"):
+        build_report(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="holds no run"):
+        build_report(tmp_path)
+
+
+def test_a_page_that_cannot_be_written(quick, tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "report").write_text("in the way")
+    with pytest.raises(RunError, match="cannot be written"):
+        build_report(run)
+
+
+@pytest.mark.parametrize(
+    ("config", "best_step"),
+    [("", 100), ("evaluate: {metric: loss, direction: min}", 200), ("evaluate: {metric: AP}", 100), ("a: [", 100)],
+)
+def test_the_best_evaluation_is_the_one_that_the_configuration_asks_for(tmp_path, config, best_step):
+    (tmp_path / "config.yaml").write_text(config)
+    rows = [(100, {"AP": 0.5, "loss": 2.0}), (200, {"AP": 0.4, "loss": 1.0}), (300, {"AP": "NaN", "loss": None})]
+    lines = [json.dumps({"step": step, "epoch": 0, "kind": "eval", "values": values}) for step, values in rows]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert read_run(tmp_path).best_row.step == best_step
+
+
+def test_figures_and_moments():
+    assert [figure(value) for value in (None, 0.12345, 1234.56)] == ["–", "0.123", "1,234.6"]
+    assert moment("2026-03-02T10:00:00+00:00") == "2026-03-02 10:00"
+    assert moment("soon") == "soon"
