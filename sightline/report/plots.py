@@ -258,7 +258,7 @@ def _new_plot(size: tuple[float, float], *, rows: int = 1) -> tuple[Figure, Axes
     figure = Figure(figsize=size, dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     figure.patch.set_alpha(0)
-    for axes in figure.subplots(rows, squeeze=False).flat:
+    for axes in figure.subplots(rows, squeeze=False, sharex=True).flat:
         axes.patch.set_alpha(0)
         axes.grid(color=FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
