@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sightline.config.errors import RunError
 from sightline.config.printable import printable
 from sightline.data.formats.coco_results import read_coco_detections, read_coco_truth
 from sightline.metrics.coco_ap import CocoAP, ScoredBoxes, TruthBoxes
@@ -83,8 +84,17 @@ class ScoreResult:
         return asdict(self)
 
     def write_json(self, path: Path | str) -> None:
-        """Write ``as_dict`` to a file."""
-        Path(path).write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        """Write ``as_dict`` to a file.
+
+        Raises:
+            RunError: If the file cannot be written.
+        """
+        try:
+            Path(path).write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise RunError(
+                f"{printable(path)}: the figures cannot be written ({error.strerror}). Give a file that you may write."
+            ) from error
 
 
 def _figure(value: float) -> str:

@@ -7,7 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sightline.config.errors import DataError
+from sightline.config.errors import DataError, RunError
 from sightline.tasks.coco_scoring import score_coco
 from tests.metrics.official import random_images
 
@@ -85,6 +85,12 @@ def test_table_and_json(tmp_path):
     content = json.loads((tmp_path / "figures.json").read_text())
     assert content["figures"] == result.figures
     assert [row["name"] for row in content["classes"]] == sorted(c["name"] for c in truth["categories"])
+
+
+def test_figures_that_cannot_be_written(tmp_path):
+    paths, _, _ = write_files(tmp_path, 3)
+    with pytest.raises(RunError, match="cannot be written"):
+        score_coco(*paths).write_json(tmp_path / "no folder" / "figures.json")
 
 
 def test_no_detections_score_zero_and_no_truth_scores_nothing(tmp_path):
