@@ -157,6 +157,11 @@ def test_an_object_that_reaches_out_of_the_picture_is_cut_at_its_edge():
     truth = rendering.truth
     assert truth.boxes_xyxy[0, 0] == 0 and truth.full_boxes_xyxy[0, 0] < -20
     assert 0.3 < truth.truncation[0] < 0.7
+    car = rendering.scene.objects[0]  # its full box goes around all corners, those outside of the picture too
+    in_ego = transform(car.mesh.placed(car.ground_position, car.yaw), inverse_pose(rendering.scene.world_from_ego))
+    corners = transform(in_ego, rendering.camera.camera_from_ego)
+    pixels = rendering.camera.project(corners).reshape(-1, 2)
+    np.testing.assert_allclose(truth.full_boxes_xyxy[0], [*pixels.min(axis=0), *pixels.max(axis=0)], atol=1e-6)
     assert truth.visible_fraction[0] == 1  # nothing stands before what is inside
     whole = render_scene(stage(("car", CAR, 1.7 + 10, 0.0, 0)), CONFIG).truth
     assert whole.truncation[0] == 0 and whole.distance[0] == pytest.approx(10, abs=0.3)

@@ -29,7 +29,7 @@ class WorldConfig(Config):
     objects_behind: CountRange = (1, 4)
     """The same for the objects elsewhere, which other cameras, LiDAR and radar see."""
     class_weights: tuple[Share, Share, Share, Share, Share] = (0.24, 0.17, 0.22, 0.19, 0.18)
-    """How often each of the classes is drawn, relative to each other."""
+    """How often cars, trucks, pedestrians, cyclists and cones are drawn, relative to each other."""
     reach: PositiveFloat = 1.0
     """Factor on the largest distance of every class: larger means smaller and harder objects."""
     noise: float = Field(1.0, ge=0)

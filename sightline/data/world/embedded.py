@@ -9,7 +9,6 @@ from pathlib import Path
 
 from sightline.config.errors import DataError
 from sightline.data.world.config import WORLD_VERSION, EmbeddedWorldConfig
-from sightline.data.world.writers import write_world
 
 
 def default_cache_dir() -> Path:
@@ -42,6 +41,8 @@ def embedded_world(
     folder = (cache_dir or default_cache_dir()) / hashlib.sha256(text.encode()).hexdigest()[:16]
     if (folder / "data.yaml").exists():
         return folder
+    from sightline.data.world.writers import write_world  # loads OpenCV
+
     try:
         write_world(
             folder,

@@ -12,44 +12,17 @@ import cv2
 import numpy as np
 
 from sightline.data.world.camera import Array, Camera, transform
-from sightline.data.world.config import CLASS_NAMES, WorldConfig
+from sightline.data.world.config import WorldConfig
 from sightline.data.world.ground import paint_background
 from sightline.data.world.light import Light
 from sightline.data.world.mesh import face_normals
 from sightline.data.world.painter_order import order_of_boxes, order_of_footprints
 from sightline.data.world.scene import Scene, Thing, generator, make_scene
 from sightline.data.world.sensor import expose
+from sightline.data.world.truth import ImageTruth, measure
 from sightline.data.world.view import SAMPLES, SHIFT, View
 
 _LAMP_LIGHT = np.array([0.30, 0.25, 0.15])
-
-
-@dataclass(frozen=True)
-class ImageTruth:
-    """The objects that can be seen in a picture, labelled or not, in the order of the scene. M objects.
-
-    The box of an object is the tight box around the pixels in which it can be seen, as in COCO; what is hidden or
-    outside does not count. Pixels as in ``camera``; the box around one pixel is 1 wide.
-    """
-
-    object_index: Array
-    """(M,) int64 into ``Scene.objects``."""
-    labels: Array
-    """(M,) int64 into ``CLASS_NAMES``."""
-    boxes_xyxy: Array
-    """(M, 4) float64, whole pixels: around what can be seen."""
-    full_boxes_xyxy: Array
-    """(M, 4) float64: around the whole object, seen or not; may reach out of the picture."""
-    visible_pixels: Array
-    """(M,) int64."""
-    visible_fraction: Array
-    """(M,) in (0, 1]: seen area over the area inside the picture without the things before it."""
-    truncation: Array
-    """(M,) in [0, 1): share of ``full_boxes_xyxy`` outside of the picture."""
-    distance: Array
-    """(M,) metres from the camera to the middle of the object."""
-    is_labelled: Array
-    """(M,) bool: enough of it can be seen (``WorldConfig.min_visible_...``)."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +84,11 @@ def render_scene(scene: Scene, config: WorldConfig, camera: str = "CAM_FRONT") -
     image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)[:, :, :3]
     numbers = cv2.extractChannel(canvas, 3)
     instances = _majority(numbers)
-    truth = _truth(scene, view, numbers, instances, faces, config)
+    silhouettes: dict[int, list[Array]] = {}
+    for polygon, colour in zip(faces.pixels, faces.colours, strict=True):
+        if polygon is not None and colour[3]:
+            silhouettes.setdefault(colour[3] - 1, []).append(polygon)
+    truth = measure(scene, view, numbers, instances, silhouettes, config)
     return Rendering(expose(image, scene.light, config, rng), instances, truth, chosen, scene)
 
 
@@ -190,68 +167,3 @@ def _majority(numbers: Array) -> Array:
     rest = np.where((b == c) | (b == d), b, np.where(c == d, c, a))
     out[y0:y1, x0:x1] = np.where((a == b) | (a == c) | (a == d), a, rest)
     return out
-
-
-def _truth(
-    scene: Scene, view: View, numbers: Array, instances: Array, faces: _Faces, config: WorldConfig
-) -> ImageTruth:
-    """Boxes and visibility of every object with at least one pixel."""
-    height, width = view.camera.image_hw
-    of_object: dict[int, list[Array]] = {}
-    for polygon, colour in zip(faces.pixels, faces.colours, strict=True):
-        if polygon is not None and colour[3]:
-            of_object.setdefault(colour[3], []).append(polygon)
-    camera_from_ego = view.camera_from_world
-    rows = []
-    for number in sorted(of_object):
-        polygons = of_object[number]
-        corners = np.concatenate(polygons)
-        low, high = corners.min(axis=0), corners.max(axis=0)  # fixed point
-        full = (np.concatenate([low, high]) / (1 << SHIFT) + 0.5) / SAMPLES
-        x0, y0 = np.maximum((low >> SHIFT) - 1, 0)
-        x1, y1 = np.minimum((high >> SHIFT) + 2, (width * SAMPLES, height * SAMPLES))
-        x0, y0, x1, y1 = int(x0) // 2 * 2, int(y0) // 2 * 2, int(x1 + 1) // 2 * 2, int(y1 + 1) // 2 * 2
-        if x0 >= x1 or y0 >= y1:
-            continue
-        silhouette = np.zeros((y1 - y0, x1 - x0), dtype=np.uint8)
-        origin = np.array([x0 << SHIFT, y0 << SHIFT])
-        for polygon in polygons:
-            cv2.fillConvexPoly(silhouette, (polygon - origin).astype(np.int32), 1, cv2.LINE_8, SHIFT)
-        visible = numbers[y0:y1, x0:x1] == number
-        pixels = (instances[y0 // 2 : y1 // 2, x0 // 2 : x1 // 2] == number).astype(np.uint8)
-        left, top, wide, tall = cv2.boundingRect(pixels)
-        if not wide:
-            continue
-        left, top = left + x0 // 2, top + y0 // 2
-        inside = np.clip(full, 0, (width, height, width, height))
-        truncation = 1 - np.prod(inside[2:] - inside[:2]) / np.prod(full[2:] - full[:2])
-        fraction = np.count_nonzero(visible) / np.count_nonzero(silhouette)
-        count = np.count_nonzero(pixels)
-        thing = scene.objects[number - 1]
-        rows.append(
-            (
-                number - 1,
-                CLASS_NAMES.index(thing.kind),
-                (left, top, left + wide, top + tall),
-                full,
-                count,
-                fraction,
-                truncation,
-                float(np.linalg.norm(transform(thing.box3d[:3], camera_from_ego))),
-            )
-        )
-    index, labels, boxes, full_boxes, counts, fractions, truncations, distances = (
-        (list(column) for column in zip(*rows, strict=True)) if rows else ([] for _ in range(8))
-    )
-    counts_array, fractions_array = np.array(counts, dtype=np.int64), np.array(fractions, dtype=np.float64)
-    return ImageTruth(
-        object_index=np.array(index, dtype=np.int64),
-        labels=np.array(labels, dtype=np.int64),
-        boxes_xyxy=np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        full_boxes_xyxy=np.array(full_boxes, dtype=np.float64).reshape(-1, 4),
-        visible_pixels=counts_array,
-        visible_fraction=fractions_array,
-        truncation=np.array(truncations, dtype=np.float64),
-        distance=np.array(distances, dtype=np.float64),
-        is_labelled=(counts_array >= config.min_visible_pixels) & (fractions_array >= config.min_visible_fraction),
-    )

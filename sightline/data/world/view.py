@@ -81,7 +81,8 @@ class View:
             if in_front[face]:
                 pixels = None if outside[face] else fixed[face]
             elif reaches[face]:
-                pixels = self._clipped(polygons[face], samples, hull)
+                cut = _cut(polygons[face], hull)
+                pixels = self._fixed(cut[None], samples, np.ones(1, dtype=bool))[0] if len(cut) > 2 else None
             else:
                 pixels = None
             if hull and pixels is not None:
@@ -94,22 +95,31 @@ class View:
         pixels = self.camera.project(safe)
         return np.round((pixels * samples - 0.5) * (1 << SHIFT)).clip(-(2**27), 2**27).astype(np.int32)
 
-    def _clipped(self, polygon: Array, samples: int, hull: bool) -> Array | None:
-        """A polygon that is partly behind the near plane, cut there."""
-        if hull:  # cut every connection between corners: the hull of what is left is the cut hull
-            inside, outside = polygon[polygon[:, 2] >= NEAR], polygon[polygon[:, 2] < NEAR]
-            a, b = inside[:, None], outside[None]
-            share = (NEAR - a[..., 2:]) / (b[..., 2:] - a[..., 2:])
-            points = np.concatenate([inside, (a + share * (b - a)).reshape(-1, 3)])
-        else:
-            kept = []
-            for current, following in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
-                if current[2] >= NEAR:
-                    kept.append(current)
-                if (current[2] >= NEAR) != (following[2] >= NEAR):
-                    share = (NEAR - current[2]) / (following[2] - current[2])
-                    kept.append(current + share * (following - current))
-            points = np.array(kept)
-        if len(points) < 3:
-            return None
-        return np.asarray(self._fixed(points[None], samples, np.ones(1, dtype=bool))[0])
+    def bounds(self, polygons: Array) -> Array:
+        """(4,) xyxy around (F, K, 3) convex polygons in the camera frame, in pixels; they may reach out of the picture.
+
+        Only what lies before the near plane counts; some of it must.
+        """
+        depth = polygons[..., 2]
+        in_front = depth.min(axis=1) >= NEAR
+        points = [polygons[in_front].reshape(-1, 3)]
+        points += [_cut(polygon, False) for polygon in polygons[~in_front & (depth.max(axis=1) >= NEAR)]]
+        pixels = self.camera.project(np.concatenate(points))
+        return np.concatenate([pixels.min(axis=0), pixels.max(axis=0)])
+
+
+def _cut(polygon: Array, hull: bool) -> Array:
+    """(K, 3) corners to those of the part before the near plane; with ``hull`` in no order."""
+    if hull:  # cut every connection between corners: the hull of what is left is the cut hull
+        inside, outside = polygon[polygon[:, 2] >= NEAR], polygon[polygon[:, 2] < NEAR]
+        a, b = inside[:, None], outside[None]
+        share = (NEAR - a[..., 2:]) / (b[..., 2:] - a[..., 2:])
+        return np.concatenate([inside, (a + share * (b - a)).reshape(-1, 3)])
+    kept = []
+    for current, following in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        if current[2] >= NEAR:
+            kept.append(current)
+        if (current[2] >= NEAR) != (following[2] >= NEAR):
+            share = (NEAR - current[2]) / (following[2] - current[2])
+            kept.append(current + share * (following - current))
+    return np.array(kept)

@@ -29,7 +29,8 @@ import yaml
 from sightline.config.errors import ConfigError, DataError, did_you_mean
 from sightline.data.world.camera import Array
 from sightline.data.world.config import CLASS_NAMES, WORLD_VERSION, WorldConfig
-from sightline.data.world.render import ImageTruth, render_sample
+from sightline.data.world.render import render_sample
+from sightline.data.world.truth import ImageTruth
 
 WorldFormat = Literal["yolo", "coco", "voc"]
 
