@@ -27,7 +27,7 @@ FATAL_KINDS = {
     # of label files and their entries
     "missing_label": "label file does not exist",
     "unreadable_label": "label file cannot be read",
-    "no_labels": "no image of the split has a label file",
+    "no_labels": "no image of the split has a label",
     "not_text": "file is not text",
     "bad_xml": "XML is broken or refused",
     "wrong_columns": "wrong number of columns",
@@ -99,7 +99,7 @@ def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
 
 def counted(count: int, noun: str) -> str:
     """``1 image``, ``2 images``, ``12,000 boxes``."""
-    plural = f"{noun}es" if noun.endswith("x") else f"{noun}s"
+    plural = f"{noun}es" if noun.endswith(("x", "s")) else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
 
 

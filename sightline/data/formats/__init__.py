@@ -1,1 +1,6 @@
-"""Readers of the real file formats; each turns a bad file into an error with file and place."""
+"""Data formats: readers that turn files into flat arrays, and bad files into faults with file and line."""
+
+from sightline.data.formats.find import open_dataset
+from sightline.data.formats.source import DataSource
+
+__all__ = ["DataSource", "open_dataset"]

@@ -26,12 +26,16 @@ def read_json(path: Path, *, keep: Callable[[dict[str, Any]], Any] | None = None
     Raises:
         FormatError: A ``DataError`` that names the file and, for broken syntax, the line.
     """
+    return parse_json(bytes_of(path), path, keep=keep)  # without a name here, the bytes can go once they are decoded
+
+
+def bytes_of(path: Path) -> bytes:
+    """Content of a file. Raises as ``read_json``."""
     try:
-        data = read_regular_file(path, limit=MAX_BYTES)
+        return read_regular_file(path, limit=MAX_BYTES)
     except FileReadError as error:
         kind = "not_found" if error.kind == "missing_file" else "unreadable_file"
         raise FormatError(kind, path, error.message) from None
-    return parse_json(data, path, keep=keep)
 
 
 def parse_json(data: bytes, path: Path, *, keep: Callable[[dict[str, Any]], Any] | None = None) -> Any:
