@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 .PHONY: demo test test-slow test-gpu bench-peers format clean
 
 demo: $(STAMP)
-	$(BIN)/sightline train yolov7-tiny-world --out runs/demo --overwrite-demo
+	$(BIN)/sightline train yolov7-tiny-world
 
 test: $(STAMP)
 	$(BIN)/ruff format --check .

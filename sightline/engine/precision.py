@@ -173,6 +173,17 @@ class Precision:
             self.scaler.update(found_inf)
 
 
+def fastest_precision(device: torch.device) -> PrecisionName:
+    """bf16 where the device computes in it natively, else fp32.
+
+    It looks at what the processor can do and measures nothing, so one machine always gets one answer.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return "bf16" if device.type == "cpu" and has_bf16 is not None and has_bf16() else "fp32"
+
+
 def to_channels_last(module: nn.Module) -> None:
     """Store 4-dimensional weights with channels innermost, in place; convolutions then compute in that layout.
 

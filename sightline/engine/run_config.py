@@ -29,7 +29,8 @@ class Problem:
     """What a configuration becomes once its data has been opened: everything that the engine needs."""
 
     task: Task
-    train_loader: Loader
+    train_loader: Loader | None
+    """None where nothing is trained."""
     eval_loader: Loader | None
     messages: Sequence[str] = ()
     """What the user should know about the data: counts, faults, skipped samples."""
@@ -54,12 +55,16 @@ class RunConfig(Config):
     """Decides every random number of the run."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     """auto takes the first GPU, or the CPU where there is none."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the forward pass; weights, averages and checkpoints stay in fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward pass; weights, averages and checkpoints stay in fp32. auto becomes bf16 where the
+    device has it, else fp32, and the run's config.yaml says which."""
     channels_last: bool = False
     """Keep images and weights in channels-last memory order: faster convolutions on most devices."""
     compile: bool = False
     """Compile the task with torch.compile: slow first steps, faster later ones."""
+    deterministic: bool = False
+    """Use only GPU kernels that give the same bits every time: slower, and an error where an operation has none. A CPU
+    gives the same bits anyway, for the same number of threads."""
     workers: NonNegativeInt = 2
     """Threads or processes that prepare batches; 0 prepares them in the training thread."""
     weights: PathText | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,24 +13,28 @@ import torch
 from sightline.config.errors import ConfigError, RunError
 from sightline.engine.accumulation import plan_run
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
-from sightline.engine.checkpoint_reader import find_checkpoints, newest_whole, set_aside
+from sightline.engine.checkpoint_reader import Checkpoint, find_checkpoints, newest_whole, set_aside
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.console import Console
 from sightline.engine.ema import Ema
 from sightline.engine.evaluation import Evaluator
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.gallery import Gallery
+from sightline.engine.limited_loader import limited
 from sightline.engine.lock import RunLock
 from sightline.engine.log import Logger, LogRow, Sink
 from sightline.engine.loop import Training, train
 from sightline.engine.metrics_log import METRICS_FILE, TIMING_FILE, MetricsLog, cut_back_to_length, cut_back_to_step
 from sightline.engine.optim import build_optimizer
-from sightline.engine.precision import Precision, to_channels_last
+from sightline.engine.precision import Precision, fastest_precision, to_channels_last
 from sightline.engine.run_config import Problem, RunConfig
+from sightline.engine.run_folder import is_run
+from sightline.engine.run_record import read_record
 from sightline.engine.saving import Saver, load_training, start_from_weights
 from sightline.engine.schedule import Schedule
 from sightline.engine.status import Heartbeat
 from sightline.engine.stop import StopRequest
+from sightline.engine.task import Loader
 from sightline.engine.tensorboard import TensorBoardSink
 
 Outcome = Literal["done", "stopped"]
@@ -69,6 +73,17 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def settle(config: RunConfig) -> RunConfig:
+    """The configuration with ``auto`` replaced by what this machine does: what a run records and a resume repeats.
+
+    Raises:
+        ConfigError: If the device is not there.
+    """
+    if config.precision != "auto":
+        return config
+    return config.but(precision=fastest_precision(pick_device(config.device)))
+
+
 def build_training(config: RunConfig, problem: Problem) -> Training:
     """Optimizer, schedule, averages and precision for a problem, at step 0.
 
@@ -76,7 +91,8 @@ def build_training(config: RunConfig, problem: Problem) -> Training:
         ConfigError: If the configuration contradicts itself or the problem.
     """
     device = pick_device(config.device)
-    loader = problem.train_loader
+    assert problem.train_loader is not None
+    loader = limited(problem.train_loader, config.limit_batches)
     batches = loader.batches_per_epoch
     plan = plan_run(
         config.accumulation,
@@ -85,11 +101,15 @@ def build_training(config: RunConfig, problem: Problem) -> Training:
         epochs=config.epochs,
         steps=config.steps,
     )
+    assert config.precision != "auto", "settle() comes first"
     precision = Precision(config.precision, device=device)
     task = problem.task.to(device)
     if config.channels_last:
         to_channels_last(task)
     optimizer = build_optimizer(config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.batch_size))
+    if config.compile:
+        for module in task.modules_to_compile():
+            module.compile()
     schedule = Schedule(
         config.schedule,
         lr=config.lr,
@@ -155,6 +175,7 @@ def run_session(
     resume: bool = False,
     console: Console | None = None,
     callbacks: Sequence[Callback] = (),
+    on_start: Callable[[Training], None] = lambda training: None,
 ) -> SessionResult:
     """Train in a run folder from its start, or from its newest whole checkpoint, to the end or a stop.
 
@@ -165,6 +186,7 @@ def run_session(
         resume: Whether to continue.
         console: Where to show progress.
         callbacks: More watchers; called before the checkpoint of their moment is taken.
+        on_start: Called once the folder is locked and everything is built and loaded, before the first step.
 
     Raises:
         UserError: If the folder, checkpoint or configuration cannot be used.
@@ -172,17 +194,23 @@ def run_session(
         OSError: If the disk refuses; older checkpoints are whole.
     """
     console = console if console is not None else Console()
+    assert problem.train_loader is not None, "a problem opened for training has a training loader"
+    loader = limited(problem.train_loader, config.limit_batches)
+    eval_loader = None if problem.eval_loader is None else limited(problem.eval_loader, config.limit_batches)
+    stop = StopRequest(console.say)
     with RunLock(run_dir), ExitStack() as stack:
+        stack.enter_context(stop.listening())
         checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
         training = build_training(config, problem)
         if checkpoint is not None:
             load_training(training, checkpoint)
-            if training.step >= training.plan.length.steps:
+            if training.step >= training.plan.length.steps and _nothing_is_left(checkpoint, run_dir):
                 raise RunError(
                     f"{run_dir}: this run is finished ({training.step} steps, {training.epoch} epochs). "
                     f"To train longer: sightline resume {run_dir} epochs={training.epoch * 2 or 2}"
                 )
-            set_aside(run_dir, after_step=checkpoint.step)
+            for folder in set_aside(run_dir, after_step=checkpoint.step):
+                console.say(f"set aside {folder}: its steps are taken anew")
             for name, length in checkpoint.state["logs"].items():
                 cut_back_to_length(run_dir / name, length)
             cut_back_to_step(run_dir / TIMING_FILE, checkpoint.step)
@@ -197,6 +225,7 @@ def run_session(
             if training.ema is not None:
                 training.ema.load(training.task.state_dict(), updates=0)
 
+        on_start(training)
         metrics_log = stack.enter_context(MetricsLog(run_dir / METRICS_FILE))
         timing_log = stack.enter_context(MetricsLog(run_dir / TIMING_FILE))
         writer = stack.enter_context(
@@ -208,53 +237,70 @@ def run_session(
             run_dir,
             total_steps=training.plan.length.steps,
             total_epochs=training.plan.length.epochs,
-            samples_per_step=_samples_per_step(training, problem),
+            samples_per_step=_samples_per_step(training, loader),
             period_s=config.log.heartbeat_seconds,
         )
         beat, result = Beat(heartbeat), _LastFigures()
         sinks: list[Sink] = [_LogSink(metrics_log, timing_log), console, beat]
         if config.log.tensorboard:
-            sinks.append(stack.enter_context(TensorBoardSink(run_dir, purge_step=training.step if resume else None)))
+            sinks.append(
+                stack.enter_context(TensorBoardSink(run_dir, purge_step=training.step + 1 if resume else None))
+            )
         logger = Logger(config.log, sinks)
         saver = Saver(writer, config.checkpoint, run_dir)
         gallery = Gallery(
             run_dir,
             training.task,
-            problem.train_loader,
+            loader,
             train_batches=config.log.train_pictures,
             eval_samples=config.log.eval_pictures,
         )
         every: list[Callback] = [beat, logger, console, result, gallery, *callbacks]
-        if problem.eval_loader is not None:
-            listeners = [*every, saver]
-            every.append(Evaluator(config.evaluate, problem.eval_loader, listeners, on_batch=gallery.on_batch))
+        evaluator = None
+        if eval_loader is not None:
+            evaluator = Evaluator(
+                config.evaluate, eval_loader, [*every, saver], on_batch=gallery.on_batch, should_stop=stop
+            )
+            every.append(evaluator)
         every.append(saver)
         saver.watch(every, logs={METRICS_FILE: metrics_log})
         if checkpoint is not None:
             for name, callback in saver.watched:
                 callback.load_state(checkpoint.state["callbacks"].get(name, {}))
+            result.metrics, saver.saved_step = dict(checkpoint.manifest.metrics), checkpoint.step
 
-        stop = StopRequest(console.say)
         outcome = "failed"
         heartbeat.beat("starting", step=training.step, epoch=training.epoch)
         try:
-            with stop.listening():
-                for callback in every:
-                    callback.on_run_start(training)
-                outcome = train(training, problem.train_loader, callbacks=every, should_stop=stop)
-                saver.save(training, reason=outcome)
-                writer.flush()
+            for callback in every:
+                callback.on_run_start(training)
+            if evaluator is None or evaluator.cut_short is None:
+                outcome = train(training, loader, callbacks=every, should_stop=stop)
+            if evaluator is not None and evaluator.cut_short is not None:
+                outcome = "stopped"
+            saver.save(training, reason=outcome)
+            writer.flush()
         except BaseException as error:
             heartbeat.beat("failed", message=str(error).splitlines()[0] if str(error) else type(error).__name__)
             raise
         finally:
             for callback in every:
                 callback.on_run_end(training, outcome)
-            problem.train_loader.close()
-            if problem.eval_loader is not None:
-                problem.eval_loader.close()
+            loader.close()
+            if eval_loader is not None:
+                eval_loader.close()
         heartbeat.beat("done" if outcome == "done" else "interrupted", step=training.step, epoch=training.epoch)
         return SessionResult("done" if outcome == "done" else "stopped", training.step, training.epoch, result.metrics)
+
+
+def _nothing_is_left(checkpoint: Checkpoint, run_dir: Path) -> bool:
+    """Whether a run whose last step is taken is finished: no evaluation is to be made up for, and its end is noted.
+
+    A process that is killed after the last checkpoint leaves a run whose end nobody noted.
+    """
+    if checkpoint.state["callbacks"].get(Evaluator.__name__, {}).get("cut_short") is not None:
+        return False
+    return not is_run(run_dir) or read_record(run_dir).is_done
 
 
 class _LastFigures(Callback):
@@ -267,7 +313,7 @@ class _LastFigures(Callback):
         self.metrics = dict(report.metrics)
 
 
-def _samples_per_step(training: Training, problem: Problem) -> float:
-    loader, length = problem.train_loader, training.plan.length
+def _samples_per_step(training: Training, loader: Loader) -> float:
+    length = training.plan.length
     samples = sum(loader.batch_length(index) for index in range(loader.batches_per_epoch))
     return samples * length.epochs / length.steps

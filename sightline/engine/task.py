@@ -25,13 +25,20 @@ class Batch(Protocol):
         """The same batch with its tensors on ``device``."""
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """A batch and its place in the run: ``index`` counts the batches of ``epoch`` from 0."""
+class Fetched(Protocol):
+    """A batch and its place in the run."""
 
-    epoch: int
-    index: int
-    batch: Any
+    @property
+    def epoch(self) -> int:
+        """From 0."""
+
+    @property
+    def index(self) -> int:
+        """Number of the batch in its epoch, from 0."""
+
+    @property
+    def batch(self) -> Any:
+        """A ``Batch``."""
 
 
 class Loader(Protocol):
@@ -97,6 +104,10 @@ class Task(nn.Module):
     def new_metric(self) -> Metric:
         """An empty metric of this problem."""
         raise NotImplementedError
+
+    def modules_to_compile(self) -> list[nn.Module]:
+        """The parts that torch.compile makes faster, where the run asks for it: those with fixed shapes."""
+        return [self]
 
     def draw(self, batch: Any, predictions: Sequence[Any] | None) -> list[Picture]:
         """What a person would look at; without predictions, the training samples and their truth."""

@@ -1,1 +1,28 @@
-"""Runs by name: one function is one run."""
+"""Runs by name: one function is one run. This table is all there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sightline.config.errors import ConfigError, did_you_mean
+from sightline.engine.run_config import RunConfig
+from sightline.recipes import yolov7
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "yolov7-tiny": yolov7.yolov7_tiny,
+    "yolov7": yolov7.yolov7,
+    "yolov7-tiny-small": yolov7.yolov7_tiny_small,
+    "yolov7-tiny-world": yolov7.yolov7_tiny_world,
+}
+
+
+def recipe(name: str) -> RunConfig:
+    """The run of a name.
+
+    Raises:
+        ConfigError: If there is none; names the nearest one.
+    """
+    if name not in RECIPES:
+        hint = did_you_mean(name, RECIPES) or f" There are: {', '.join(RECIPES)}."
+        raise ConfigError(f"no recipe {name!r}.{hint} List them with: sightline list")
+    return RECIPES[name]().but(recipe=name)

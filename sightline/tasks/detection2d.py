@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sightline.data.annotations import ImageAnnotations
 from sightline.data.sample import BoxPrediction, ImageBatch
 from sightline.engine.task import Picture, Task
+from sightline.metrics.box_details import box_details
 from sightline.metrics.coco_ap import CocoAP, CocoResult, ScoredBoxes, TruthBoxes, xyxy_to_xywh
 from sightline.metrics.confusion_matrix import ConfusionMatrix
 from sightline.metrics.detection_curves import detection_curves
@@ -73,6 +74,11 @@ class Detection2D(Task):
         assert self.annotations is not None, "a task without annotations only predicts"
         return Detection2DMetric(self.annotations)
 
+    def modules_to_compile(self) -> list[nn.Module]:
+        """The detector's network; the number of boxes changes from batch to batch, so the loss is left alone."""
+        network = getattr(self.detector, "network", None)
+        return [network if isinstance(network, nn.Module) else self.detector]
+
     def draw(self, batch: ImageBatch, predictions: Sequence[BoxPrediction] | None) -> list[Picture]:
         """Without predictions the batch as the network sees it; with them truth (left) beside predictions (right)."""
         pictures = []
@@ -132,47 +138,20 @@ class Detection2DMetric:
     def details(self) -> dict[str, Any]:
         """Per-class table, curves over confidence and recall, and the confusion matrix: plain JSON values."""
         result = self.coco()
-        curves = detection_curves(result)
-        every = slice(None, None, 10)
-        truths, detections = self._truths(), self._detections()
-        confusion = ConfusionMatrix(len(self.annotations.class_names))
-        confusion.update(truths, detections)
-        return {
-            "class_names": list(self.annotations.class_names),
-            "classes": [
-                {
-                    "name": self.annotations.class_names[row.label],
-                    "ap": row.ap,
-                    "ap50": row.ap50,
-                    "ar": row.ar,
-                    "precision": _number(curves.precision[row.label, curves.best_index]),
-                    "recall": _number(curves.recall[row.label, curves.best_index]),
-                    "f1": _number(curves.f1[row.label, curves.best_index]),
-                    "num_truths": row.num_truths,
-                    "num_detections": row.num_detections,
-                }
-                for row in result.classes
-            ],
-            "curves": {
-                "iou_threshold": curves.iou_threshold,
-                "best_confidence": curves.best_confidence,
-                "best_f1": curves.at_best()["f1"],
-                "confidences": _plain(curves.confidences[every]),
-                "precision": _plain(curves.precision[:, every]),
-                "recall": _plain(curves.recall[:, every]),
-                "f1": _plain(curves.f1[:, every]),
-                "mean_precision": _plain(curves.mean_precision[every]),
-                "mean_recall": _plain(curves.mean_recall[every]),
-                "mean_f1": _plain(curves.mean_f1[every]),
-                "recalls": _plain(curves.recalls),
-                "precision_at_recall": _plain(curves.precision_at_recall),
-            },
-            "confusion": {
-                "counts": confusion.counts.tolist(),
-                "score_threshold": confusion.score_threshold,
-                "iou_threshold": confusion.iou_threshold,
-            },
-        }
+        class_names = self.annotations.class_names
+        confusion = ConfusionMatrix(len(class_names))
+        confusion.update(self._truths(), self._detections())
+        return box_details(result, detection_curves(result), confusion, class_names)
+
+    def coco_results(self) -> tuple[Any, Any, Any, Any]:
+        """Detections as COCO's result format wants them: image ids, category ids, boxes_xywh and scores."""
+        found = self._detections()
+        return (
+            self.annotations.image_ids[found.image_ids].tolist(),
+            self.annotations.category_ids[found.labels].tolist(),
+            found.boxes_xywh,
+            found.scores,
+        )
 
     def coco(self) -> CocoResult:
         """The whole COCO evaluation of the images since ``reset``."""
@@ -207,31 +186,6 @@ class Detection2DMetric:
         )
 
 
-def coco_results(predictions: Sequence[BoxPrediction], annotations: ImageAnnotations) -> list[dict[str, Any]]:
-    """Predictions in COCO's result format: image_id, category_id, bbox (x, y, width, height), score."""
-    return [
-        {
-            "image_id": int(annotations.image_ids[one.sample_id]),
-            "category_id": int(annotations.category_ids[int(label)]),
-            "bbox": box.tolist(),
-            "score": float(score),
-        }
-        for one in predictions
-        for box, score, label in zip(xyxy_to_xywh(one.boxes_xyxy.numpy()), one.scores, one.labels, strict=True)
-    ]
-
-
 def _as_input(images: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 -> float32 in [0, 1], on the images' device."""
     return images.float().div_(255)
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _plain(values: np.ndarray[Any, Any]) -> list[Any]:
-    """Nested lists of numbers with 5 digits; NaN becomes None, as JSON has none."""
-    rounded = np.round(values, 5).astype(object)
-    rounded[np.isnan(values)] = None
-    return cast(list[Any], rounded.tolist())

@@ -1,0 +1,155 @@
+"""What every recipe of a 2D detector has in common: where the images come from and how they are prepared."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any, Literal, Self, cast
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import nn
+
+from sightline.config.base import Config
+from sightline.config.errors import DataError
+from sightline.config.printable import printable
+from sightline.data.annotations import ImageAnnotations, content_key
+from sightline.data.faults import enforce
+from sightline.data.formats import open_dataset
+from sightline.data.formats.source import DataSource
+from sightline.data.image_source import ImageEvalSource, ImageTrainSource
+from sightline.data.label_statistics import label_statistics
+from sightline.data.loader import BatchLoader
+from sightline.data.transforms.augment import ImageAugmentConfig
+from sightline.data.world.config import EmbeddedWorldConfig
+from sightline.data.world.embedded import embedded_world
+from sightline.engine.run_config import PathText, Problem, RunConfig
+from sightline.tasks.detection2d import Detection2D, Detector2D
+
+
+class DataConfig(Config):
+    """Where images and boxes come from, and what happens to faulty ones."""
+
+    path: PathText | None = None
+    """Data set: YOLO data.yaml or folder, COCO folder or json, Pascal VOC folder. None: the built-in world."""
+    format: Literal["yolo", "coco", "voc"] | None = None
+    """Which format, where a folder holds several; found by looking when left out."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the classes in their order, for formats that do not list them (VOC, bare YOLO folders)."""
+    train_split: str = "train"
+    """Part of the data set to train on."""
+    val_split: str = "val"
+    """Part of the data set to evaluate on."""
+    on_fault: Literal["refuse", "skip"] = "refuse"
+    """What to do with images whose file or truth is broken: stop and list them, or leave them out and say how many."""
+    cache: Literal["none", "ram", "disk"] = "none"
+    """Keep decoded images in memory, or in one packed file in the cache folder (never beside the data)."""
+    loader: Literal["threads", "processes"] = "threads"
+    """What the workers are."""
+    rectangular: bool = True
+    """Evaluate images of similar shape together, padded as little as possible."""
+    world: EmbeddedWorldConfig = EmbeddedWorldConfig()
+    """The built-in world, used when there is no path."""
+
+
+class Detection2DRun(RunConfig, abc.ABC):
+    """A run of a 2D detector."""
+
+    image_size: int = Field(640, ge=32, le=8192)
+    """Long side of the network's input, pixels."""
+    eval_batch_size: PositiveInt | None = None
+    """Images per batch of an evaluation; twice the training batch when left out."""
+    data: DataConfig = DataConfig()
+    augment: ImageAugmentConfig = ImageAugmentConfig()
+
+    @model_validator(mode="after")
+    def _closing_needs_epochs(self) -> Self:
+        if self.augment.close_mosaic and self.epochs is None:
+            raise ValueError("augment.close_mosaic counts epochs from the end: give epochs, not steps")
+        return self
+
+    @abc.abstractmethod
+    def build_detector(self, num_classes: int) -> nn.Module:
+        """The model, a ``Detector2D``, with fresh weights."""
+
+    def open(self, *, training: bool = True) -> Problem:
+        """Read the annotations, build the model for their classes, and the loaders.
+
+        Raises:
+            UserError: If the data cannot be used or contradicts the configuration.
+        """
+        source = self.open_data()
+        messages: list[str] = []
+        val = self.read_split(source, self.data.val_split, messages)
+        train = self.read_split(source, self.data.train_split, messages) if training else None
+        torch.manual_seed(self.seed)
+        detector = self.build_detector(len(val.class_names))
+        return Problem(
+            task=Detection2D(detector, class_names=val.class_names, annotations=val),
+            train_loader=None if train is None else self._train_loader(train),
+            eval_loader=self.eval_loader(val, stride=cast(Detector2D, detector).stride),
+            messages=messages,
+            facts=_facts(_given(train, val)),
+        )
+
+    def open_data(self) -> DataSource:
+        """The data set, or the built-in world where none is named."""
+        if self.data.path is None:
+            return open_dataset(embedded_world(self.data.world))
+        return open_dataset(self.data.path, class_names=self.data.class_names, format=self.data.format)
+
+    def read_split(self, source: DataSource, split: str, messages: list[str]) -> ImageAnnotations:
+        """A split with its faults dealt with as ``data.on_fault`` says; what was found is added to ``messages``."""
+        annotations, said = enforce(source.read(split), self.data.on_fault)
+        messages += said
+        if len(annotations) == 0:
+            raise DataError(f"{source.path}: the split {split!r} has no images. Splits: {', '.join(source.splits)}.")
+        if len(annotations.labels) == 0:
+            raise DataError(f"{source.path}: none of the {len(annotations)} images of {split!r} has a label.")
+        return annotations
+
+    def _train_loader(self, annotations: ImageAnnotations) -> BatchLoader:
+        source = ImageTrainSource(
+            annotations, self.image_size, self.augment, seed=self.seed, epochs=self.epochs, cache=self.data.cache
+        )
+        return BatchLoader(source, source.sampler(self.batch_size), workers=self.workers, kind=self.data.loader)
+
+    def eval_loader(self, annotations: ImageAnnotations, *, stride: int) -> BatchLoader:
+        """Every image once, plain."""
+        source = ImageEvalSource(
+            annotations,
+            self.image_size,
+            stride=stride,
+            rectangular=self.data.rectangular,
+            cache=self.data.cache,
+        )
+        batch_size = self.eval_batch_size if self.eval_batch_size is not None else 2 * self.batch_size
+        return BatchLoader(source, source.sampler(batch_size), workers=self.workers, kind=self.data.loader)
+
+
+def _given(*annotations: ImageAnnotations | None) -> list[ImageAnnotations]:
+    return [a for a in annotations if a is not None]
+
+
+MOST_FAULTS = 200
+
+
+def _facts(splits: Sequence[ImageAnnotations]) -> dict[str, Any]:
+    """What the report says of the data: names, label statistics and faults, as plain values."""
+    faults = [
+        {
+            "split": a.name,
+            "kind": fault.kind,
+            "place": fault.place,
+            "message": printable(fault.message),
+            "fatal": fault.fatal,
+        }
+        for a in splits
+        for fault in a.faults
+    ]
+    return {
+        "class_names": list(splits[0].class_names),
+        "splits": {a.name: {**label_statistics(a), "content_key": content_key(a)} for a in splits},
+        "faults": faults[:MOST_FAULTS],
+        "num_faults": len(faults),
+    }
