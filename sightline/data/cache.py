@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -112,8 +113,8 @@ class RecentImages:
         memory = None
         if len(self._entries) >= self._num_images:
             surplus = len(self._entries) - self._num_images + 1
-            unused = [index for index, entry in self._entries.items() if entry.num_pins == 0][:surplus]
-            for index in unused:
+            unused = (index for index, entry in self._entries.items() if entry.num_pins == 0)
+            for index in list(islice(unused, surplus)):
                 memory = self._entries.pop(index).memory
         return np.empty(3 * self._reader.image_size**2, np.uint8) if memory is None else memory
 

@@ -29,7 +29,7 @@ from sightline.data.transforms.affine import (
     transform_boxes,
 )
 from sightline.data.transforms.augment import CanvasPlan, ImageAugmentConfig, SamplePlan, draw_plan
-from sightline.data.transforms.colour import apply_hsv, hsv_tables
+from sightline.data.transforms.colour import apply_hsv, changed_grey
 from sightline.data.transforms.image import PAD_VALUE, Boxes, Image, mix_up, plan_letterbox, write_planes
 from sightline.data.transforms.mosaic import Rectangle, border_of, paint, place, warp
 
@@ -65,6 +65,7 @@ class _ImageSource:
             raise ConfigError(f"image_size must be at least 1, got {image_size}.")
         self.annotations = annotations
         self.image_size = image_size
+        self._has_crowds = bool(annotations.is_crowd.any())
 
     def __len__(self) -> int:
         """Number of images."""
@@ -122,9 +123,11 @@ class _ImageSource:
     def _true_boxes(self, index: int) -> tuple[Boxes, Labels]:
         """Boxes in pixels of the image file, and labels, without regions that stand for crowds of objects."""
         boxes, labels = self.annotations.boxes_of(index)
-        first, last = self.annotations.offsets[index : index + 2]
-        is_object = ~self.annotations.is_crowd[first:last]
-        return boxes[is_object], labels[is_object].astype(np.int64)
+        if self._has_crowds:
+            first, last = self.annotations.offsets[index : index + 2]
+            is_object = ~self.annotations.is_crowd[first:last]
+            boxes, labels = boxes[is_object], labels[is_object]
+        return boxes, labels.astype(np.int64)
 
 
 class ImageTrainSource(_ImageSource):
@@ -165,9 +168,8 @@ class ImageTrainSource(_ImageSource):
         self.augment = augment
         self.seed = seed
         self._first_epoch_without_mosaic = None if epochs is None else epochs - augment.close_mosaic
-        self._images = open_images(
-            ImageReader(annotations, image_size), cache=cache, recent_bytes=recent_bytes, folder=cache_dir
-        )
+        self.reader = ImageReader(annotations, image_size)
+        self._images = open_images(self.reader, cache=cache, recent_bytes=recent_bytes, folder=cache_dir)
         self._scratch = Scratch()
         self._orders = _Orders(seed, len(annotations))
 
@@ -242,16 +244,15 @@ class ImageTrainSource(_ImageSource):
         return picture, seen, after[keep], np.concatenate(all_labels)[keep]
 
     def _finish(self, picture: Image, seen: Rectangle, boxes: Boxes, plan: SamplePlan, planes: Image) -> Boxes:
-        """Colours, flips and planes. Where only grey is, the work is done on one grey pixel's worth of numbers."""
+        """Colours, flips and planes; where nothing but grey is, only its level is changed."""
         side = self.image_size
         x_min, y_min, x_max, y_max = seen
         part = picture[y_min:y_max, x_min:x_max]
         background = PAD_VALUE
         if plan.hsv_gains is not None:
-            tables = hsv_tables(plan.hsv_gains)
-            background = int(tables[2, PAD_VALUE])  # grey has no hue and no saturation
+            background = changed_grey(PAD_VALUE, plan.hsv_gains)
             if part.size:
-                apply_hsv(part, tables, planes[:, y_min:y_max, x_min:x_max])
+                part = apply_hsv(part, plan.hsv_gains, self._scratch)
         if plan.flip_lr or plan.flip_ud:
             code = {(True, False): 1, (False, True): 0, (True, True): -1}[plan.flip_lr, plan.flip_ud]
             if part.size:

@@ -14,9 +14,10 @@ from sightline.config.errors import ConfigError, DataError
 from sightline.data import image_source
 from sightline.data.image_source import ImageEvalSource, ImageTrainSource
 from sightline.data.loader import BatchLoader
+from sightline.data.memory import Scratch
 from sightline.data.sampler import BatchRequest
 from sightline.data.transforms.augment import ImageAugmentConfig, no_augmentation
-from sightline.data.transforms.colour import apply_hsv, hsv_tables
+from sightline.data.transforms.colour import apply_hsv
 from sightline.data.transforms.image import PAD_VALUE
 from tests.data.pictures import MIXED_SIZES, annotations_of, write_pictures
 
@@ -134,7 +135,7 @@ def test_colours_of_the_grey_border_are_what_a_conversion_of_all_pixels_gives(an
     coloured = ImageTrainSource(annotations, 64, config)
     for i in range(10):
         image = np.ascontiguousarray(plain.sample(0, i).image.transpose(1, 2, 0))
-        apply_hsv(image, hsv_tables(coloured.plan(0, i).hsv_gains), np.empty((3, 64, 64), np.uint8))
+        image = apply_hsv(image, coloured.plan(0, i).hsv_gains, Scratch())
         # OpenCV rounds the last few pixels of a row in another way, so one level may differ.
         assert np.abs(image.transpose(2, 0, 1).astype(int) - coloured.sample(0, i).image).max() <= 1
 

@@ -39,17 +39,18 @@ class Affine:
 
 def affine_matrix(affine: Affine, canvas_hw: tuple[int, int], output_hw: tuple[int, int]) -> Matrix:
     """(3, 3): move the canvas's centre to the origin, perspective, rotate and scale, shear, then shift."""
-    center = np.eye(3)
-    center[:2, 2] = -canvas_hw[1] / 2, -canvas_hw[0] / 2
-    perspective = np.eye(3)
-    perspective[2, :2] = affine.perspective_xy
+    center_x, center_y = canvas_hw[1] / 2, canvas_hw[0] / 2
     angle = math.radians(affine.angle_degrees)
     cos, sin = affine.scale * math.cos(angle), affine.scale * math.sin(angle)
+    shear_x, shear_y = (math.tan(math.radians(degrees)) for degrees in affine.shear_degrees_xy)
+    shift_x, shift_y = affine.shift_xy[0] * output_hw[1], affine.shift_xy[1] * output_hw[0]
+    tilt_x, tilt_y = affine.perspective_xy
+
+    center = np.array([[1, 0, -center_x], [0, 1, -center_y], [0, 0, 1]])
+    perspective = np.array([[1, 0, 0], [0, 1, 0], [tilt_x, tilt_y, 1]])
     rotate = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
-    shear = np.eye(3)
-    shear[0, 1], shear[1, 0] = (math.tan(math.radians(degrees)) for degrees in affine.shear_degrees_xy)
-    shift = np.eye(3)
-    shift[:2, 2] = affine.shift_xy[0] * output_hw[1], affine.shift_xy[1] * output_hw[0]
+    shear = np.array([[1, shear_x, 0], [shear_y, 1, 0], [0, 0, 1]])
+    shift = np.array([[1, 0, shift_x], [0, 1, shift_y], [0, 0, 1]])
     matrix: Matrix = shift @ shear @ rotate @ perspective @ center
     return matrix
 
@@ -95,9 +96,9 @@ def boxes_worth_keeping(
 
 def flip_boxes(boxes_xyxy: Boxes, hw: tuple[int, int], *, left_right: bool, up_down: bool) -> Boxes:
     """(N, 4): boxes of the mirrored picture of this height and width."""
-    x_min, y_min, x_max, y_max = boxes_xyxy.T
+    flipped = boxes_xyxy.copy()
     if left_right:
-        x_min, x_max = hw[1] - x_max, hw[1] - x_min
+        flipped[:, 0::2] = hw[1] - boxes_xyxy[:, 2::-2]
     if up_down:
-        y_min, y_max = hw[0] - y_max, hw[0] - y_min
-    return np.stack((x_min, y_min, x_max, y_max), axis=1)
+        flipped[:, 1::2] = hw[0] - boxes_xyxy[:, 3::-2]
+    return flipped
