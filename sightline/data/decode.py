@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.config.safe_file import FileReadError, read_regular_file
-from sightline.data.image_header import ImageError, ImageHeader, header_of_bytes
+from sightline.data.image_header import ImageError, header_of_bytes
 
 Pixels = NDArray[np.uint8]
 
@@ -52,7 +52,6 @@ def decode_bytes(data: bytes, path: Path | str, *, out: Pixels | None = None) ->
         ValueError: If ``out`` has another shape or type.
     """
     header = header_of_bytes(data, path)
-    check_ending(data, header, path)
     cv2 = quiet_cv2()
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -88,24 +87,6 @@ def turned(pixels: Any, orientation: int) -> Any:
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return pixels
-
-
-def check_ending(data: bytes, header: ImageHeader, path: Path | str) -> None:
-    """Refuse a file that is cut off; some decoders fill the missing part with grey and say nothing.
-
-    Raises:
-        ImageError: Of kind ``truncated_image``.
-    """
-    if header.format == "JPEG":
-        whole = data.rfind(b"\xff\xd9", header.frame_start) >= 0  # cannot occur inside the coded pixels
-    elif header.format == "PNG":
-        whole = data.rfind(b"IEND") >= 0
-    elif header.format == "WebP":
-        whole = len(data) >= int.from_bytes(data[4:8], "little") + 8
-    else:
-        return
-    if not whole:
-        raise ImageError("truncated_image", path, f"the {header.format} file is cut off after {len(data):,} bytes")
 
 
 @cache

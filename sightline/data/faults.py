@@ -64,6 +64,7 @@ MILD_KINDS = {
     "duplicate_image": "image listed twice; one kept",
     "image_without_label": "image without label file; taken as background",
     "label_without_image": "label without image; not used",
+    "unlabelled_image": "image without label; not used",
     "image_not_listed": "image that no split lists; not used",
     "same_content": "image with the same content as another",
     "download_ignored": "download instructions; ignored",

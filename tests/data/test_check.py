@@ -47,18 +47,27 @@ def test_faults_are_grouped_by_kind_with_their_places(tmp_path):
 
 @pytest.mark.parametrize("format", zoo.WRITERS)
 @pytest.mark.parametrize("share", [0.5, 0.99])
-def test_decoding_finds_images_that_are_cut_off(tmp_path, format, share):
+def test_images_that_are_cut_off_are_found_without_decoding(tmp_path, format, share):
     root = zoo.WRITERS[format](tmp_path / "pets")
     image = next(iter(sorted(root.rglob("b.jpg"))))
-    data = zoo.image_bytes(height=480, width=640)
-    image.write_bytes(data)  # of another size, which is a fault of its own for two formats
-    header_only = {fault.kind for fault in check_dataset(root).faults}
+    data = zoo.image_bytes()
     image.write_bytes(data[: int(len(data) * share)])
-    assert {fault.kind for fault in check_dataset(root).faults} == header_only
-    report = check_dataset(root, decode=True)
-    cut = [fault for fault in report.faults if fault.kind == "truncated_image"]
-    assert [fault.path for fault in cut] == [image]
+    report = check_dataset(root)
+    assert [(fault.kind, fault.path) for fault in report.faults] == [("truncated_image", image)]
     assert report.splits[0].num_unusable == 1
+
+
+@pytest.mark.parametrize("format", zoo.WRITERS)
+def test_decoding_finds_images_that_are_damaged_inside(tmp_path, format):
+    root = zoo.WRITERS[format](tmp_path / "pets")
+    image = next(iter(sorted(root.rglob("b.jpg"))))
+    data = bytearray(zoo.image_bytes("PNG"))
+    data[len(data) // 2] ^= 0xFF
+    image.write_bytes(data)
+    assert check_dataset(root).is_usable
+    report = check_dataset(root, decode=True)
+    assert [(fault.kind, fault.path) for fault in report.faults] == [("broken_image", image)]
+    assert [split.num_unusable for split in report.splits] == [1, 0]
 
 
 def test_an_image_in_two_splits_is_reported_once(tmp_path):

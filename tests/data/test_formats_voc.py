@@ -115,6 +115,6 @@ def test_what_no_split_uses_is_listed(tmp_path):
     (tmp_path / "Annotations/g.xml").write_text(voc_xml())
     assert [(fault.kind, fault.path.name) for fault in open_dataset(tmp_path).unused()] == [
         ("image_not_listed", "e.jpg"),
-        ("image_without_label", "f.jpg"),
+        ("unlabelled_image", "f.jpg"),
         ("label_without_image", "g.xml"),
     ]

@@ -248,6 +248,26 @@ def test_many_boxes_lie_in_flat_arrays(tmp_path):
     assert annotations.boxes_xyxy.nbytes + annotations.labels.nbytes == 20_000 * 36
 
 
+def test_files_read_at_once_and_line_by_line_agree(tmp_path):
+    rng = np.random.default_rng(1)
+    table = np.column_stack((rng.integers(0, 2, 50), rng.uniform(0.3, 0.7, (50, 2)), rng.uniform(0, 0.5, (50, 2))))
+    text = "\n".join(" ".join(map(repr, [int(row[0]), *map(float, row[1:])])) for row in table)
+    read = [one_label(tmp_path / name, text.replace(" ", blank)) for name, blank in (("a", " "), ("b", "\t"))]
+    for former, latter in zip(*read, strict=True):
+        np.testing.assert_array_equal(former, latter)
+
+
+@pytest.mark.parametrize(
+    "text", ["0 .5 .5 .5\n0 .5 .5 .5 .5 .5\n", " 0 .5 .5 .5\n0 .5 .5 .5 .5 .5", "0 .5 .5  .5\n0 .5 .5 .5 .5 .5"]
+)
+def test_a_field_that_slipped_to_the_next_line_is_noticed(tmp_path, text):
+    write(tmp_path, **{"images/train/a.jpg": None, "labels/train/a.txt": text, "data.yaml": NAMES})
+    assert [(fault.kind, fault.line) for fault in read_all(tmp_path)["train"].faults] == [
+        ("wrong_columns", 1),
+        ("wrong_columns", 2),
+    ]
+
+
 def test_data_yaml_of_the_zoo_is_the_one_that_the_module_describes(tmp_path):
     zoo.write_yolo(tmp_path)
     assert (tmp_path / "data.yaml").read_text() == DATA_YAML

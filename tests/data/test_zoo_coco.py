@@ -211,6 +211,7 @@ ZOO = {
     "image empty": (image(b""), "empty_image", JPG, None, "0 bytes"),
     "image is text": (image(b"not here"), "not_an_image", JPG, None, "no image"),
     "image cut in its header": (image(zoo.image_bytes()[:80]), "broken_image", JPG, None, "ends inside"),
+    "image cut in its pixels": (image(zoo.image_bytes()[:-30]), "truncated_image", JPG, None, "cut off after"),
     "image is a bomb": (image(zoo.png_bomb()), "too_large_image", JPG, None, "megapixels"),
     "image is a folder": (replaced(f"train2017/{JPG}", lambda p: p.mkdir()), "unreadable_image", JPG, None, "a folder"),
     "image not listed": (

@@ -156,6 +156,7 @@ ZOO = {
     "image empty": (image(b""), "empty_image", JPG, None, "0 bytes"),
     "image is text": (image(b"not here"), "not_an_image", JPG, None, "no image"),
     "image cut in its header": (image(zoo.image_bytes()[:80]), "broken_image", JPG, None, "ends inside"),
+    "image cut in its pixels": (image(zoo.image_bytes()[:-30]), "truncated_image", JPG, None, "cut off after"),
     "image is a bomb": (image(zoo.png_bomb()), "too_large_image", JPG, None, "megapixels"),
     "image is a folder": (replaced("JPEGImages/a.jpg", lambda p: p.mkdir()), "unreadable_image", JPG, None, "a folder"),
     "image is a pipe": (replaced("JPEGImages/a.jpg", os.mkfifo), "unreadable_image", JPG, None, "pipe"),
@@ -211,7 +212,7 @@ ZOO = {
     "XML without image": (added("Annotations/zz.xml", GOOD_XML), "label_without_image", "zz.xml", None, "no image"),
     "image without XML": (
         added("JPEGImages/zz.jpg", zoo.image_bytes()),
-        "image_without_label",
+        "unlabelled_image",
         "zz.jpg",
         None,
         "no XML file",

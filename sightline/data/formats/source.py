@@ -259,8 +259,10 @@ def repeated(image_index: Ints, labels: Ints, boxes: Floats, alive: Bools) -> Bo
         mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
     order = np.argsort(mixed, kind="stable")
-    equal = ~in_any_column(columns[order[1:]] != columns[order[:-1]])
-    same[rows[order[1:][equal]]] = True
+    near = np.flatnonzero(mixed[order[1:]] == mixed[order[:-1]])
+    former, latter = order[near], order[near + 1]
+    equal = ~in_any_column(columns[former] != columns[latter])
+    same[rows[latter[equal]]] = True
     return same
 
 

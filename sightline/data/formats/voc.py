@@ -218,7 +218,7 @@ class VocSource(DataSource):
                 message = "no image of this name in JPEGImages"
                 found.append(make_fault("label_without_image", self._xml_names[stem], message))
             elif stem not in self._xml_names:
-                found.append(make_fault("image_without_label", images[stem], "no XML file in Annotations; not used"))
+                found.append(make_fault("unlabelled_image", images[stem], "no XML file in Annotations"))
             else:
                 found.append(make_fault("image_not_listed", images[stem], "no list in ImageSets/Main names it"))
         return found

@@ -262,20 +262,25 @@ def find_labels(paths: Sequence[str]) -> list[str | None]:
     return found
 
 
-def labels_folder(images_folder: str) -> str | None:
-    """The ``labels`` folder that mirrors a folder of images, if there is one."""
+def mirrored_folder(images_folder: str) -> Path | None:
+    """The path in which the last ``images`` is ``labels``; None if there is no such part."""
     parts = Path(images_folder).parts
     if "images" not in parts:
         return None
     last = len(parts) - 1 - parts[::-1].index("images")
-    mirrored = Path(*parts[:last], "labels", *parts[last + 1 :])
-    return str(mirrored) if is_folder(mirrored) else None
+    return Path(*parts[:last], "labels", *parts[last + 1 :])
+
+
+def labels_folder(images_folder: str) -> str | None:
+    """The ``labels`` folder that mirrors a folder of images, if it exists."""
+    mirrored = mirrored_folder(images_folder)
+    return str(mirrored) if mirrored is not None and is_folder(mirrored) else None
 
 
 def where_labels_go(paths: Sequence[str]) -> str:
     """Where the labels of the first image were looked for."""
     folder = paths[0].rpartition(os.sep)[0]
-    return f"they were looked for in {printable(labels_folder(folder) or folder.replace('images', 'labels'))}"
+    return f"they were looked for in {printable(mirrored_folder(folder) or folder)}"
 
 
 def read_label_file(path: str, image: int, labels: Labels) -> None:
@@ -294,6 +299,14 @@ def read_label_file(path: str, image: int, labels: Labels) -> None:
         place = next(i for i, byte in enumerate(data) if byte >= 0x80 or byte == 0)
         tell("not_text", f"byte 0x{data[place]:02x} cannot stand in a label", data.count(b"\n", 0, place) + 1)
         return
+    plain = parse_plain(data)
+    if plain is not None:
+        count = len(plain) // 5
+        labels.values.extend(plain)
+        labels.polygons.extend(bytes(count))
+        labels.images.extend(array("q", [image]) * count)
+        labels.lines.extend(range(1, count + 1))
+        return
     num_bad = 0
     for number, line in enumerate(data.splitlines(), start=1):
         fields = line.split()
@@ -311,6 +324,23 @@ def read_label_file(path: str, image: int, labels: Labels) -> None:
             tell(*row, number)
     if num_bad > MAX_FAULTS_PER_FILE:
         tell("wrong_columns", f"{num_bad - MAX_FAULTS_PER_FILE:,} more malformed lines")
+
+
+def parse_plain(data: bytes) -> array[float] | None:
+    """5 numbers per line of a file that has nothing but these, one space apart; None for any other file.
+
+    Almost all files are so, and are then read five times as fast as line by line.
+    """
+    if data.translate(None, b"0123456789.+-eE \n"):
+        return None
+    lines = data.removesuffix(b"\n").split(b"\n") if data else []
+    fields = data.split()
+    if len(fields) != 5 * len(lines) or any(line.count(b" ") != 4 for line in lines):
+        return None
+    try:
+        return array("d", map(float, fields))
+    except ValueError:
+        return None
 
 
 def parse_fields(fields: list[bytes]) -> list[float] | tuple[str, str]:
