@@ -7,7 +7,9 @@ from pathlib import Path
 from sightline.engine.retention import CheckpointConfig
 
 REQUEST_FILE = "save"
-"""``touch RUN/save`` asks a running training for a checkpoint after the step it is in."""
+"""``touch RUN/save`` asks a running training for a checkpoint after one of its next steps."""
+REQUEST_SECONDS = 0.5
+"""Least time between two looks for a request: every look asks the file system, which may be far away."""
 
 
 class SaveSchedule:
@@ -24,11 +26,12 @@ class SaveSchedule:
         self._request = run_dir / REQUEST_FILE
         self._clock = clock
         self._last = clock()
+        self._next_look = self._last
 
     def reason(self, *, step: int, epoch: int, ends_epoch: bool) -> str | None:
         """Why a checkpoint is due now: ``request``, ``epoch``, ``steps`` or ``minutes``; None if it is not.
 
-        Takes the request away and starts the minutes anew when one is due.
+        Takes the request away and starts the minutes anew when one is due. A request is seen within half a second.
 
         Args:
             step: Optimizer steps taken.
@@ -36,16 +39,19 @@ class SaveSchedule:
             ends_epoch: Whether the last step completed one.
         """
         config = self.config
+        now = self._clock()
         reason = None
-        if config.every_minutes is not None and self._clock() - self._last >= 60 * config.every_minutes:
+        if config.every_minutes is not None and now - self._last >= 60 * config.every_minutes:
             reason = "minutes"
         if config.every_steps and step % config.every_steps == 0:
             reason = "steps"
         if ends_epoch and config.every_epochs and epoch % config.every_epochs == 0:
             reason = "epoch"
-        if self._request.exists():
-            self._request.unlink(missing_ok=True)
-            reason = reason or "request"
+        if now >= self._next_look:
+            self._next_look = now + REQUEST_SECONDS
+            if self._request.exists():
+                self._request.unlink(missing_ok=True)
+                reason = reason or "request"
         if reason:
-            self._last = self._clock()
+            self._last = now
         return reason

@@ -534,8 +534,12 @@ def test_checkpoints_are_due_by_epochs_steps_minutes_and_on_request(tmp_path):
     now[0] = 100
     assert schedule.reason(step=11, epoch=2, ends_epoch=False) is None
     (tmp_path / "save").touch()
+    now[0] = 100.25
+    assert schedule.reason(step=11, epoch=2, ends_epoch=False) is None  # it was looked for a moment ago
+    now[0] = 100.5
     assert schedule.reason(step=11, epoch=2, ends_epoch=False) == "request"
     assert not (tmp_path / "save").exists()
+    now[0] = 101
     assert schedule.reason(step=12, epoch=2, ends_epoch=False) is None
 
 
