@@ -6,6 +6,7 @@ Boxes are float64 (N, 4) xyxy in pixels: a box around the top-left pixel is (0, 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,10 +116,8 @@ def letterbox(image: Image, plan: Letterbox, *, area: bool = False, out: Image |
         out = np.empty((*plan.input_hw, 3), np.uint8)
     x, y = plan.left_top
     height, width = plan.resized_hw
-    out[:y] = PAD_VALUE
-    out[y + height :] = PAD_VALUE
-    out[y : y + height, :x] = PAD_VALUE
-    out[y : y + height, x + width :] = PAD_VALUE
+    for border in _border(out.transpose(2, 0, 1), plan.left_top, plan.resized_hw):
+        border.fill(PAD_VALUE)
     resize(image, plan.resized_hw, area=area, out=out[y : y + height, x : x + width])
     return out
 
@@ -140,10 +139,24 @@ def write_planes(image: Image, planes: Image, *, left_top: tuple[int, int] = (0,
     """Write an (h, w, 3) image into the (3, H, W) ``planes``, and ``background`` all round it."""
     height, width = image.shape[:2]
     x, y = left_top
-    if (height, width) != planes.shape[1:]:
-        planes.fill(background)
+    for border in _border(planes, left_top, (height, width)):
+        border.fill(background)
     if height and width:
         cv2.split(image, [plane[y : y + height, x : x + width] for plane in planes])
+
+
+def _border(planes: Image, left_top: tuple[int, int], hw: tuple[int, int]) -> Iterator[Image]:
+    """The parts of (3, H, W) planes above, below, left and right of a rectangle; only those that have pixels."""
+    x, y = left_top
+    bottom, right = y + hw[0], x + hw[1]
+    if y:
+        yield planes[:, :y]
+    if bottom < planes.shape[1]:
+        yield planes[:, bottom:]
+    if x:
+        yield planes[:, y:bottom, :x]
+    if right < planes.shape[2]:
+        yield planes[:, y:bottom, right:]
 
 
 def whole_number(value: float) -> int:
