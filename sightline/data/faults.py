@@ -141,13 +141,14 @@ def refusal(annotations: ImageAnnotations, fatal: Sequence[Fault], num_spoilt: i
     """At most four lines: how much is wrong, the first places, what to do."""
     shown = fatal[:2]
     rest = f" (the first {len(shown)} are shown)" if len(fatal) > len(shown) else ""
+    where = f" in {num_spoilt:,} of {counted(len(annotations), 'image')}" if num_spoilt else ""
+    way_out = "leave those images out" if num_spoilt else "go on in spite of them"
     return "\n".join(
         (
-            f"{annotations.name}: {counted(len(fatal), 'fault')} in {num_spoilt:,} of "
-            f"{counted(len(annotations), 'image')}{rest}:",
+            f"{annotations.name}: {counted(len(fatal), 'fault')}{where}{rest}:",
             *(f"  {printable(fault, limit=300)}" for fault in shown),
             f"Repair them (all are listed by: sightline check {printable(annotations.source)}) "
-            "or leave those images out with data.on_fault=skip.",
+            f"or {way_out} with data.on_fault=skip.",
         )
     )
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from sightline.config.errors import DataError
 from sightline.data.faults import FormatError, enforce
 from sightline.data.formats import open_dataset
 from tests.data import zoo
@@ -226,11 +227,26 @@ def test_skipping_leaves_out_the_spoilt_images_and_says_so(tmp_path):
     assert messages[0].endswith("labels/val/d.txt:1")
 
 
+def test_a_refusal_names_the_first_places_in_their_order_and_the_way_out(tmp_path):
+    zoo.write_yolo(tmp_path)
+    (tmp_path / "labels/train/a.txt").write_text("0 .5 .5 .5 .5\n7 .5 .5 .5 .5\n0 nan .5 .5 .5\n")
+    (tmp_path / "labels/train/b.txt").write_text("rubbish\n")
+    with pytest.raises(DataError) as caught:
+        enforce(read_all(tmp_path)["train"], "refuse")
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path.name}/train: 3 faults in 2 of 3 images (the first 2 are shown):",
+        f"  {tmp_path}/labels/train/a.txt:2: class 7, but the classes are 0 to 1",
+        f"  {tmp_path}/labels/train/a.txt:3: the box is (nan, 12, nan, 36)",
+        f"Repair them (all are listed by: sightline check {tmp_path}/data.yaml) or leave those images out with "
+        "data.on_fault=skip.",
+    ]
+
+
 def test_skipping_everything_is_refused(tmp_path):
     zoo.write_yolo(tmp_path)
     for path in (tmp_path / "labels/val").iterdir():
         path.write_text("9 .5 .5 .5 .5\n")
-    with pytest.raises(Exception, match="No image would be left"):
+    with pytest.raises(DataError, match="No image would be left"):
         enforce(read_all(tmp_path)["val"], "skip")
 
 

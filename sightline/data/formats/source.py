@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -212,7 +213,7 @@ def assemble(raw: RawSplit) -> ImageAnnotations:
         areas=np.where(np.isnan(given[rows]), box_areas, given[rows]),
         image_ids=np.arange(N) if raw.image_ids is None else raw.image_ids,
         category_ids=np.arange(K) if raw.category_ids is None else raw.category_ids,
-        faults=tuple(raw.faults),
+        faults=tuple(sorted(raw.faults, key=by_place)),
         name=raw.name,
         source=raw.source,
         is_difficult=difficult[rows],
@@ -222,6 +223,12 @@ def assemble(raw: RawSplit) -> ImageAnnotations:
 def turn_hint(told: tuple[int, int], true: tuple[int, int]) -> str:
     """Words for sizes that differ by a quarter turn."""
     return " (its EXIF data turns it; the boxes were drawn on the unturned image)" if told == true[::-1] else ""
+
+
+def by_place(fault: Fault) -> tuple[float, str, float]:
+    """Faults in the order of the images, then of the lines; those of no image or no line last."""
+    image = math.inf if fault.image is None else fault.image
+    return image, str(fault.path), math.inf if fault.line is None else fault.line
 
 
 class _Reporter:
