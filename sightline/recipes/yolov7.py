@@ -33,6 +33,7 @@ def yolov7_tiny() -> YOLOv7Run:
         epochs=300,
         batch_size=16,
         lr=0.01,
+        channels_last=True,
         optimizer=OptimizerConfig(
             kind="sgd",
             momentum=0.937,
@@ -76,17 +77,18 @@ def yolov7_tiny_small() -> YOLOv7Run:
     """YOLOv7-tiny for a few hundred images and a CPU: AdamW in one cycle, plain loss, bf16 where the CPU has it."""
     base = yolov7_tiny()
     return base.but(
-        epochs=150,
+        epochs=60,
         batch_size=8,
+        image_size=320,
         lr=2e-3,
         precision="auto",
-        channels_last=True,
         max_grad_norm=10.0,
         optimizer=OptimizerConfig(kind="adamw", momentum=0.9, weight_decay=0.05, groups=WEIGHTS_DECAY),
         schedule=ScheduleConfig(kind="one_cycle", rise=0.1, final=1e-3),
         accumulation=AccumulationConfig(),
         augment=ImageAugmentConfig(close_mosaic=15, scale=(0.6, 1.4)),
         evaluate=EvaluateConfig(every_epochs=10),
+        model=base.model.but(loss=base.model.loss.but(assignment="anchor")),
     )
 
 
@@ -94,7 +96,6 @@ def yolov7_tiny_world() -> YOLOv7Run:
     """YOLOv7-tiny on the built-in world within minutes on a laptop: what ``make demo`` runs."""
     base = yolov7_tiny_small()
     return base.but(
-        image_size=320,
         epochs=16,
         schedule=ScheduleConfig(kind="one_cycle", rise=0.15, final=1e-3),
         augment=ImageAugmentConfig(mosaic=0.0, scale=(0.75, 1.35)),
