@@ -79,7 +79,7 @@ class Detection2DRun(RunConfig, abc.ABC):
             UserError: If the data cannot be used or contradicts the configuration.
         """
         source = self.open_data()
-        messages: list[str] = []
+        messages = [str(fault) for fault in source.faults]
         val = self.read_split(source, self.data.val_split, messages)
         train = self.read_split(source, self.data.train_split, messages) if training else None
         torch.manual_seed(self.seed)

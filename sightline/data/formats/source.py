@@ -20,7 +20,8 @@ from sightline.data.image_header import read_sizes
 ROUNDING_PIXELS = 2.0
 ROUNDING_SHARE = 0.01
 MIN_SIDE = 0.01
-FLOAT_NOISE = 1e-9
+TEXT_ROUNDING = 0.01
+"""Pixels: six digits of a relative box say no more. So much over the edge is clipped without a word."""
 
 Place = tuple[Path, int | None, str]
 """File, line, and words such as ``annotations[3]: `` that stand before a message."""
@@ -182,7 +183,7 @@ def assemble(raw: RawSplit) -> ImageAnnotations:
             lambda row: f"no width or height: the box is {shown(boxes[row])}",
         )
         report.tell(
-            alive & in_any_column(excess > FLOAT_NOISE * limit),
+            alive & in_any_column(excess > TEXT_ROUNDING),
             "clipped_box",
             lambda row: f"the box reaches {excess[row].max():.2g} pixels over the image's edge; clipped",
         )
