@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.config.errors import ConfigError
-from sightline.config.override import Change, apply_changes, changes_of, leaves, parse_change
+from sightline.api.table import Table
+from sightline.config.errors import ConfigError, did_you_mean
+from sightline.config.override import (
+    Change,
+    apply_changes,
+    changes_of,
+    leaf_changes,
+    leaves,
+    parse_change,
+    refuse_contradictions,
+    refuse_without_effect,
+)
+from sightline.config.printable import printable
 
 if TYPE_CHECKING:
     from sightline.engine.run_config import RunConfig
@@ -35,45 +47,130 @@ def resolve(
         from_run: Repeat the configuration of this run's folder.
 
     Raises:
-        ConfigError: If a key or value is wrong; names it, its place and the nearest right key.
+        ConfigError: If a key or value is wrong, contradicts another or has no effect; names it, its place and the
+            nearest right key.
         RunError: If ``from_run`` is no run.
     """
+    by_hand = [parse_change(text) for text in changes]
+    if data is not None:
+        by_hand.append(Change("data.path", os.fspath(data), "--data"))
+    return _resolve(recipe, by_hand, from_run=from_run)
+
+
+def read_config(
+    run_dir: Path, changes: Sequence[str] = (), *, data: PathLike | None = None, split: str | None = None
+) -> RunConfig:
+    """The configuration of a run, changed.
+
+    Args:
+        run_dir: The run's folder.
+        changes: ``key=value`` texts.
+        data: Another data set than the run's.
+        split: Another part of the data set to evaluate on.
+
+    Raises:
+        UserError: If it is no run, or a change does not fit.
+    """
+    by_hand = [parse_change(text) for text in changes]
+    if data is not None:
+        by_hand.append(Change("data.path", os.fspath(data), "--data"))
+    if split is not None:
+        by_hand.append(Change("data.val_split", split, "--split"))
+    return _resolve(None, by_hand, from_run=run_dir)[0]
+
+
+def _resolve(
+    recipe: str | Path | None, by_hand: Sequence[Change], *, from_run: PathLike | None
+) -> tuple[RunConfig, dict[str, str]]:
+    refuse_contradictions(by_hand)
+    _refuse_other_recipe(by_hand)
+    _refuse_missing_data(by_hand)
+    name, place, in_file = _origin_of(recipe, from_run)
+    refuse_contradictions(in_file)
     from sightline.recipes import recipe as recipe_named
 
-    given: list[Change] = []
+    try:
+        base = recipe_named(name)
+    except ConfigError as error:
+        raise ConfigError(f"{place}{error}") from None
+    config, origins = apply_changes(
+        base, [*_one_length(in_file), *_other_data(in_file, by_hand), *_one_length(by_hand)]
+    )
+    if from_run is not None:
+        in_file = []  # what a run had is taken as it is
+    refuse_without_effect(config, [*_differing(base, in_file, by_hand), *by_hand])
+    return config, origins
+
+
+def _differing(base: RunConfig, in_file: Sequence[Change], by_hand: Sequence[Change]) -> list[Change]:
+    """The changes of a file that say something else than the recipe and are not changed again."""
+    values = {key: _plain(value) for key, value in leaves(base)}
+    again = {change.key for change in leaf_changes(by_hand)}
+    return [
+        change
+        for change in leaf_changes(in_file)
+        if change.key not in again and (change.key not in values or values[change.key] != change.value)
+    ]
+
+
+def _other_data(in_file: Sequence[Change], by_hand: Sequence[Change]) -> list[Change]:
+    """Another data set than a file's may have another format."""
+    has_format = any(change.key == "data.format" and change.value is not None for change in in_file)
+    named = next((change for change in by_hand if change.key == "data.path"), None)
+    return [Change("data.format", None, named.origin)] if has_format and named is not None else []
+
+
+def _refuse_missing_data(changes: Sequence[Change]) -> None:
+    """Look for the data before PyTorch is loaded, so that a wrong path is told at once."""
+    for change in changes:
+        if change.key == "data.path" and isinstance(change.value, str) and "$" not in change.value:
+            path = Path(change.value).expanduser()
+            if not path.exists():
+                from sightline.data.formats.find import open_dataset
+
+                open_dataset(path)
+
+
+def _origin_of(recipe: str | Path | None, from_run: PathLike | None) -> tuple[str, str, list[Change]]:
+    """Name of the recipe, where it stands if in a file, and the changes of that file."""
     if from_run is not None:
         if recipe is not None:
-            raise ConfigError(f"give either a recipe ({recipe!r}) or --from {from_run}, not both.")
+            raise ConfigError(f"give either a recipe ({recipe}) or --from {from_run}, not both.")
         from sightline.engine.run_folder import existing_run
 
-        name, given = _read_change_file(existing_run(Path(from_run)) / CONFIG_FILE)
-    elif recipe is None:
+        return _read_change_file(existing_run(Path(from_run)) / CONFIG_FILE)
+    if recipe is None:
         raise ConfigError("which recipe? For example: sightline train yolov7-tiny. List them with: sightline list")
-    elif str(recipe).endswith((".yaml", ".yml")):
-        name, given = _read_change_file(Path(recipe))
-    else:
-        name = str(recipe)
-    given += [parse_change(text) for text in changes]
-    if data is not None:
-        given.append(Change("data.path", str(data), "--data"))
-    base = recipe_named(name)
-    return apply_changes(base, _one_length(given))
+    if str(recipe).endswith((".yaml", ".yml")):
+        return _read_change_file(Path(recipe).expanduser())
+    return str(recipe), "", []
 
 
-def _read_change_file(path: Path) -> tuple[str, list[Change]]:
-    """The recipe's name and the changes of a YAML file, each with its line."""
+def _read_change_file(path: Path) -> tuple[str, str, list[Change]]:
+    """The recipe's name, where it stands, and the changes of a YAML file, each with its line."""
     from sightline.config.safe_yaml import read_yaml_document
 
     document = read_yaml_document(path, what="change file")
+    shown = printable(path)
     if not isinstance(document.value, dict) or not isinstance(document.value.get("recipe"), str):
-        raise ConfigError(f"{path}: expected 'recipe: NAME' and changes below it. List recipes with: sightline list")
+        raise ConfigError(f"{shown}: expected 'recipe: NAME' and changes below it. List recipes with: sightline list")
     values = {str(key): value for key, value in document.value.items()}
     name = values.pop("recipe")
-    changes = []
-    for change in changes_of(values, origin=str(path)):
-        line = next((n for keys, n in document.lines.items() if ".".join(map(str, keys)) == change.key), None)
-        changes.append(Change(change.key, change.value, f"{path}:{line}" if line else str(path)))
-    return name, changes
+    lines = {".".join(map(str, keys)): line for keys, line in document.lines.items()}
+    changes = [
+        Change(change.key, change.value, f"{shown}:{lines[change.key]}" if change.key in lines else shown)
+        for change in changes_of(values, origin=shown)
+    ]
+    return name, f"{shown}:{lines['recipe']}: ", changes
+
+
+def _refuse_other_recipe(changes: Sequence[Change]) -> None:
+    """A recipe is not one of the values that can be changed."""
+    for change in changes:
+        if change.key == "recipe":
+            raise ConfigError(
+                f"{change.origin}: the recipe is no key. Name it first: sightline train {printable(change.value)}"
+            )
 
 
 def _one_length(changes: Sequence[Change]) -> list[Change]:
@@ -88,7 +185,7 @@ def _one_length(changes: Sequence[Change]) -> list[Change]:
 
 
 def describe_config(config: RunConfig, origins: Mapping[str, str]) -> str:
-    """Every value as ``key: value  # origin``, one a line."""
+    """Every value as ``key: value  # origin``, one a line. The text is a change file that repeats the configuration."""
     rows = [(key, _yaml_value(value), _origin(key, origins)) for key, value in leaves(config)]
     width = min(60, max(len(f"{key}: {value}") for key, value, _ in rows))
     return "\n".join(f"{f'{key}: {value}':<{width}}  # {origin}" for key, value, origin in rows)
@@ -99,11 +196,19 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
     return found[-1] if found else "recipe"
 
 
+def _plain(value: Any) -> Any:
+    """A value as a file holds it: models as mappings, tuples as lists, paths as text."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | dict | None) else str(value)
+
+
 def _yaml_value(value: Any) -> str:
-    plain = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-    if isinstance(plain, tuple | list):
-        plain = [item.model_dump(mode="json") if hasattr(item, "model_dump") else item for item in plain]
-    return json.dumps(plain if isinstance(plain, str | int | float | bool | list | dict | None) else str(plain))
+    if isinstance(value, float) and not math.isfinite(value):
+        return {math.inf: ".inf", -math.inf: "-.inf"}.get(value, ".nan")
+    return json.dumps(_plain(value), ensure_ascii=False)
 
 
 def write_config(config: RunConfig, path: Path) -> None:
@@ -116,38 +221,49 @@ def write_config(config: RunConfig, path: Path) -> None:
     replace_file(path, f"# Repeat this run with: sightline train --from {path.parent}\n{text}".encode())
 
 
-def read_config(run_dir: Path, changes: Sequence[str] = ()) -> RunConfig:
-    """The configuration of a run, changed.
-
-    Raises:
-        UserError: If it is no run, or a change does not fit.
-    """
-    return resolve(None, changes, from_run=run_dir)[0]
-
-
-def list_recipes() -> str:
-    """A line for each recipe."""
+def list_recipes() -> Table:
+    """A row for each recipe."""
     from sightline.recipes import RECIPES
 
-    width = max(map(len, RECIPES))
-    return "\n".join(
-        f"{name:<{width}}  {(make.__doc__ or '').strip().splitlines()[0]}" for name, make in RECIPES.items()
-    )
+    rows = [(name, (make.__doc__ or "").strip().splitlines()[0]) for name, make in RECIPES.items()]
+    return Table(("recipe", "what it is"), rows)
 
 
-def describe_keys(recipe: str) -> str:
-    """All keys of a recipe with their values and help."""
+def describe_keys(recipe: str, group: str | None = None) -> str:
+    """What a recipe is, and its keys with their values and help.
+
+    Args:
+        recipe: Its name.
+        group: Only the keys of this group, such as ``optimizer`` or ``data.world``.
+
+    Raises:
+        ConfigError: If there is no such recipe or group.
+    """
+    from inspect import cleandoc
+
+    from sightline.config.base import Config
+    from sightline.recipes import RECIPES
     from sightline.recipes import recipe as recipe_named
 
-    return "\n".join(_describe(recipe_named(recipe), ""))
+    config: Any = recipe_named(recipe)
+    prefix = ""
+    for part in group.split(".") if group else ():
+        groups = [name for name in type(config).model_fields if isinstance(getattr(config, name), Config)]
+        if part not in groups:
+            near = did_you_mean(part, groups) or f" There are: {', '.join(groups)}."
+            raise ConfigError(f"{recipe} has no group {prefix + part!r}.{near}")
+        config, prefix = getattr(config, part), f"{prefix}{part}."
+    head = [] if group else [cleandoc(RECIPES[recipe].__doc__ or ""), ""]
+    return "\n".join([*head, *_describe(config, prefix)])
 
 
 def _describe(config: Any, prefix: str) -> Iterator[str]:
-    from sightline.config.base import Config
+    from sightline.config.base import Config, field_help
 
-    for name, about in type(config).model_fields.items():
+    texts = field_help(type(config))
+    for name in type(config).model_fields:
         value = getattr(config, name)
-        text = " ".join((about.description or "").split())
+        text = " ".join(texts.get(name, "").split())
         if isinstance(value, Config):
             yield f"\n{prefix}{name}.  {text or (type(value).__doc__ or '').splitlines()[0]}"
             yield from _describe(value, f"{prefix}{name}.")

@@ -147,7 +147,7 @@ def list_(
     """
     from sightline import api
 
-    typer.echo(api.list_recipes() if recipe is None else api.describe_keys(recipe))
+    typer.echo(str(api.list_recipes()) if recipe is None else api.describe_keys(recipe))
 
 
 @app.command()

@@ -10,13 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from sightline.config.base import Config
 from sightline.config.errors import ConfigError
+from sightline.config.explain import explain, group_of, keys_of
+from sightline.config.printable import printable
+from sightline.config.safe_yaml import YamlError, parse_yaml
 
 C = TypeVar("C", bound=Config)
 
@@ -39,16 +41,17 @@ def parse_value(text: str) -> Any:
     ``{a: 1}``; everything else is a text. ``yes``, ``no``, ``on`` and ``off`` stay texts.
 
     Raises:
-        ConfigError: If a list or mapping is not closed.
+        ConfigError: If a list or mapping is not closed, or holds more than plain values.
     """
     plain = text.strip()
-    if plain[:1] in "[{" and plain:
+    if plain[:1] in ("[", "{"):
         try:
-            return yaml.safe_load(plain)
-        except yaml.YAMLError as error:
+            return parse_yaml(plain.encode("utf-8", "surrogateescape")).value
+        except YamlError as error:
             raise ConfigError(
-                f"cannot read the value {text!r}: write lists as [1, 2], mappings as {{a: 1}}."
-            ) from error
+                f"cannot read the value {printable(text, limit=60)!r} ({error.message.split(': ')[0]}). Write lists as "
+                "'[1, 2]' and mappings as '{a: 1}', in quotes so that your shell leaves them whole."
+            ) from None
     match plain.lower():
         case "true":
             return True
@@ -99,18 +102,73 @@ def leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def apply_changes(config: C, changes: Sequence[Change]) -> tuple[C, dict[str, str]]:
     """A changed copy of ``config``, checked again, and the origin of every value that was changed.
 
+    A mapping is the same as its leaves: ``loss={box: 1}`` changes ``loss.box`` alone.
+
     Raises:
         ConfigError: Names the key, its origin and the nearest right key; or the value and what was expected.
     """
     tree = config.model_dump()
     origins: dict[str, str] = {}
-    for change in changes:
+    for change in leaf_changes(changes):
         _set(config, tree, change)
         origins[change.key] = change.origin
     try:
         return type(config).model_validate(tree), origins
     except ValidationError as error:
-        raise ConfigError(_explain(error, origins)) from None
+        raise ConfigError(explain(error, type(config), origins)) from None
+
+
+def leaf_changes(changes: Iterable[Change]) -> list[Change]:
+    """The same changes with every mapping taken apart."""
+    return [leaf for change in changes for leaf in changes_of({change.key: change.value}, origin=change.origin)]
+
+
+def refuse_contradictions(changes: Sequence[Change]) -> None:
+    """Check changes that stand side by side, all on the command line or all in one file.
+
+    Raises:
+        ConfigError: A key is given two values, or a group is switched off and one of its keys set.
+    """
+    leaves = leaf_changes(changes)
+    for place, second in enumerate(leaves):
+        for first in leaves[:place]:
+            if first.key == second.key and first.value != second.value:
+                where = first.origin if first.origin == second.origin else f"{first.origin} and {second.origin}"
+                raise ConfigError(
+                    f"{where}: {first.key} is given twice, {printable(first.value)} and {printable(second.value)}. "
+                    "Leave one out."
+                )
+            group, key = sorted((first, second), key=lambda change: len(change.key))
+            if group.value is None and key.value is not None and key.key.startswith(f"{group.key}."):
+                raise ConfigError(
+                    f"{key.origin}: {group.key}=null switches off what {key.key}={printable(key.value)} is for. "
+                    "Leave one out."
+                )
+
+
+def refuse_without_effect(config: Config, changes: Iterable[Change]) -> None:
+    """Check that every change which a user made by hand changes something.
+
+    Raises:
+        ConfigError: Names a key that the configuration does not use as it stands, and why.
+    """
+    reasons = dict(keys_without_effect(config))
+    for change in leaf_changes(changes):
+        for key, reason in reasons.items():
+            if change.key == key or change.key.startswith(f"{key}."):
+                raise ConfigError(
+                    f"{change.origin}: {change.key}={printable(change.value)} has no effect: {reason}. "
+                    "Leave it out, or change the other."
+                )
+
+
+def keys_without_effect(config: Config, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """All ``without_effect`` of a tree, with whole keys."""
+    yield from ((prefix + key, reason) for key, reason in config.without_effect().items())
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            yield from keys_without_effect(value, f"{prefix}{name}.")
 
 
 def _set(config: Config, tree: dict[str, Any], change: Change) -> None:
@@ -118,7 +176,7 @@ def _set(config: Config, tree: dict[str, Any], change: Change) -> None:
     *path, name = change.key.split(".")
     node, model = tree, type(config)
     for part in path:
-        inner = _model_of(model, part, node.get(part))
+        inner = group_of(model, part, node.get(part))
         if inner is None:
             raise ConfigError(_unknown(config, change))
         if not isinstance(node[part], dict):
@@ -126,42 +184,17 @@ def _set(config: Config, tree: dict[str, Any], change: Change) -> None:
         node, model = node[part], inner
     if name not in model.model_fields:
         raise ConfigError(_unknown(config, change))
-    inner = _model_of(model, name, node.get(name))
-    if inner is not None and isinstance(change.value, str | int | float | list):
-        keys = ", ".join(list(inner.model_fields)[:4])
-        raise ConfigError(f"{change.origin}: {change.key!r} is a group, not a value. Its keys: {keys} ...")
+    inner = group_of(model, name, node.get(name))
+    if inner is not None and change.value is not None and not isinstance(change.value, Mapping):
+        keys = ", ".join(f"{change.key}.{key}" for key in list(inner.model_fields)[:3])
+        raise ConfigError(f"{change.origin}: {change.key!r} is a group, not a value. Its keys: {keys}, ...")
     node[name] = change.value
 
 
-def _model_of(model: type[Config], name: str, value: Any) -> type[Config] | None:
-    """The config class below a field; of several (told apart by ``kind``) the one that the value says."""
-    if name not in model.model_fields:
-        return None
-    found = [t for t in _types_in(model.model_fields[name].annotation) if isinstance(t, type) and issubclass(t, Config)]
-    if len(found) > 1 and isinstance(value, Mapping):
-        matching = [
-            t for t in found if "kind" in t.model_fields and t.model_fields["kind"].default == value.get("kind")
-        ]
-        found = matching or found
-    replaced_whole = _is_sequence(model.model_fields[name].annotation)
-    return found[0] if found and not replaced_whole else None
-
-
-def _is_sequence(annotation: Any) -> bool:
-    return getattr(annotation, "__origin__", None) in (list, tuple)
-
-
-def _types_in(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for inner in get_args(annotation):
-        yield from _types_in(inner)
-
-
-def known_keys(config: Config) -> list[str]:
-    """All dotted keys: groups and leaves."""
-    keys = [key for key, _ in leaves(config)]
-    groups = {key.rsplit(".", n)[0] for key in keys for n in range(1, key.count(".") + 1)}
-    return sorted({*keys, *groups})
+def _unknown(config: Config, change: Change) -> str:
+    near = nearest_key(change.key, keys_of(type(config)))
+    hint = f" Did you mean {near!r}?" if near else " See all keys with: sightline list RECIPE"
+    return f"{change.origin}: unknown key {printable(change.key, limit=80)!r}.{hint}"
 
 
 def nearest_key(wrong: str, known: Iterable[str]) -> str | None:
@@ -174,27 +207,6 @@ def nearest_key(wrong: str, known: Iterable[str]) -> str | None:
 
     best = max(known, key=likeness, default=None)
     return best if best is not None and likeness(best) >= 0.6 else None
-
-
-def _unknown(config: Config, change: Change) -> str:
-    near = nearest_key(change.key, known_keys(config))
-    hint = f" Did you mean {near!r}?" if near else " See all keys with: sightline train RECIPE --print-config."
-    return f"{change.origin}: unknown key {change.key!r}.{hint}"
-
-
-def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
-    """Pydantic's findings in one line each: where, which key, what was wrong with which value."""
-    lines = []
-    for finding in error.errors()[:4]:
-        key = ".".join(str(part) for part in finding["loc"] if not str(part).startswith(("function-", "tagged-union")))
-        near = [o for k, o in origins.items() if k == key or key.startswith(k + ".") or k.startswith(key + ".")]
-        origin = near[0] if near else "recipe"
-        message = finding["msg"].removeprefix("Value error, ")
-        value = finding.get("input")
-        shown = "" if isinstance(value, dict) or finding["type"] == "value_error" else f", got {value!r}"
-        where = f"{origin}: {key}: " if key else f"{', '.join(sorted(set(origins.values()))) or 'recipe'}: "
-        lines.append(f"{where}{message}{shown}.".replace("..", "."))
-    return "\n".join(lines)
 
 
 def expand_path(text: str | Path) -> Path:

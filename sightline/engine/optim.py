@@ -54,7 +54,9 @@ class OptimizerConfig(Config):
             if self.nesterov and self.momentum == 0:
                 raise ValueError("nesterov needs a momentum above 0.")
         elif self.nesterov:
-            raise ValueError(f"nesterov does nothing in {self.kind!r}; it belongs to sgd.")
+            raise ValueError(
+                f"nesterov does nothing in {self.kind!r}; it belongs to sgd. Add optimizer.nesterov=false."
+            )
         names = [rule.name for rule in self.groups]
         if len(set(names)) != len(names):
             raise ValueError(f"groups: names must differ, got {names}.")

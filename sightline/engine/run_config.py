@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from sightline.config.base import Config
 from sightline.config.override import expand_path
@@ -22,6 +23,12 @@ from sightline.engine.task import Loader, Task
 
 PathText = Annotated[Path, BeforeValidator(expand_path)]
 """A path; ``~`` and environment variables are expanded."""
+
+
+def _known_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        raise ValueError(f"no device {name!r}; give auto, cpu, cuda, cuda:0 (the first GPU), cuda:1, ... or mps")
+    return name
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class RunConfig(Config):
     """Learning rate that the schedule and the parameter groups multiply."""
     seed: NonNegativeInt = 0
     """Decides every random number of the run."""
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    device: Annotated[str, AfterValidator(_known_device)] = "auto"
     """auto takes the first GPU, or the CPU where there is none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward pass; weights, averages and checkpoints stay in fp32. auto becomes bf16 where the
@@ -94,6 +101,15 @@ class RunConfig(Config):
                 "set the other one to null"
             )
         return self
+
+    def without_effect(self) -> dict[str, str]:
+        """Settings of an average that there is none of, or of a nominal batch."""
+        idle = {}
+        if self.ema is None and self.evaluate.weights == "ema":
+            idle["evaluate.weights"] = "there are no averaged weights (ema=null)"
+        if self.optimizer.decay_follows_batch and self.accumulation.nominal_batch_size is None:
+            idle["optimizer.decay_follows_batch"] = "there is no accumulation.nominal_batch_size"
+        return idle
 
     def open(self, *, training: bool = True) -> Problem:
         """Open the data, build the task and its loaders.

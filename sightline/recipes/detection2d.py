@@ -65,8 +65,20 @@ class Detection2DRun(RunConfig, abc.ABC):
     @model_validator(mode="after")
     def _closing_needs_epochs(self) -> Self:
         if self.augment.close_mosaic and self.epochs is None:
-            raise ValueError("augment.close_mosaic counts epochs from the end: give epochs, not steps")
+            raise ValueError("augment.close_mosaic counts epochs from the end: give epochs, or augment.close_mosaic=0")
         return self
+
+    def without_effect(self) -> dict[str, str]:
+        """The world beside a data set, workers that there are none of, and what the engine says."""
+        idle = super().without_effect()
+        if self.data.path is not None:
+            idle["data.world"] = "the built-in world is not used where data is named (data.path or --data)"
+        else:
+            reason = "the built-in world is used; it belongs to a data set of yours (--data)"
+            idle |= dict.fromkeys(("data.format", "data.class_names"), reason)
+        if self.workers == 0:
+            idle["data.loader"] = "the training thread prepares the batches itself (workers=0)"
+        return idle
 
     @abc.abstractmethod
     def build_detector(self, num_classes: int) -> nn.Module:

@@ -1,9 +1,20 @@
+from typing import Annotated, Literal
+
 import pytest
 from pydantic import Field
 
 from sightline.config.base import Config
 from sightline.config.errors import ConfigError
-from sightline.config.override import apply_changes, changes_of, leaves, parse_change, parse_value
+from sightline.config.override import (
+    Change,
+    apply_changes,
+    changes_of,
+    leaves,
+    parse_change,
+    parse_value,
+    refuse_contradictions,
+    refuse_without_effect,
+)
 
 
 class Inner(Config):
@@ -11,11 +22,32 @@ class Inner(Config):
     betas: tuple[float, float] = (0.9, 0.999)
 
 
+class Last(Config):
+    rule: Literal["last"] = "last"
+    count: int = 2
+
+
+class Every(Config):
+    rule: Literal["every"] = "every"
+    epochs: int
+
+
+class Average(Config):
+    decay: float = 0.9
+    kind: Literal["plain", "slow"] = "plain"
+    slowness: int = 3
+
+    def without_effect(self) -> dict[str, str]:
+        return {"slowness": "nothing is slow (kind=plain)"} if self.kind == "plain" else {}
+
+
 class Outer(Config):
     epochs: int = 3
     lr: float = 0.01
     name: str = "a"
     inner: Inner = Inner()
+    average: Average | None = None
+    keep: tuple[Annotated[Last | Every, Field(discriminator="rule")], ...] = ()
 
 
 def changed(*texts: str) -> Outer:
@@ -71,6 +103,67 @@ def test_a_wrong_change_names_key_value_and_cure(text, words):
     assert len(str(error.value).splitlines()) <= 5
 
 
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("keep=[{rul: last}]", ["keep[0]", "'rule' is missing", "Did you mean 'rule' by 'rul'?"]),
+        ("keep=[{rule: lst}]", ["keep[0]", "'lst'", "last, every", "Did you mean 'last'?"]),
+        ("keep=[{rule: last}, {rule: last, cout: 1}]", ["unknown key 'keep[1].cout'", "'count'"]),
+        ("keep=[{rule: every}]", ["keep[0].epochs: is missing"]),
+        ("keep=[{rule: last, count: many}]", ["keep[0].count", "integer", "'many'"]),
+        ("average.kind=slo", ["average.kind", "'plain' or 'slow'", "Did you mean 'slow'?"]),
+        ("average.decy=1", ["'average.decy'", "'average.decay'"]),
+        ("inner={momentun: 1}", ["'inner.momentun'", "'inner.momentum'"]),
+        ("epochs=2.5", ["epochs", "integer", "2.5"]),
+        ("inner.betas=1", ["inner.betas", "list", "1"]),
+        ("keep=[{rule: !!python/object:os.system x}]", ["cannot read the value"]),
+        ("keep=[{rule: last, rule: last}]", ["cannot read the value", "twice"]),
+    ],
+)
+def test_a_mistake_inside_a_list_or_group_names_the_place_and_the_nearest_right_key(text, words):
+    with pytest.raises(ConfigError) as error:
+        changed(text)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_mapping_changes_only_the_keys_that_it_names():
+    recipe = Outer(inner=Inner(momentum=0.5, betas=(0.1, 0.2)))
+    config, origins = apply_changes(recipe, [parse_change("inner={momentum: 0.6}")])
+    assert config.inner == Inner(momentum=0.6, betas=(0.1, 0.2))
+    assert origins == {"inner.momentum": "command line"}
+
+
+@pytest.mark.parametrize(
+    "texts, words",
+    [
+        (["lr=1", "lr=2"], ["lr is given twice", "1", "2"]),
+        (["inner.momentum=0.1", "inner={momentum: 0.2}"], ["inner.momentum is given twice"]),
+        (["average=null", "average.decay=0.5"], ["average=null", "average.decay=0.5"]),
+        (["average.decay=0.5", "average=null"], ["average=null", "average.decay=0.5"]),
+    ],
+)
+def test_changes_that_contradict_each_other_are_refused(texts, words):
+    with pytest.raises(ConfigError) as error:
+        refuse_contradictions([parse_change(text) for text in texts])
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_equal_changes_and_changes_of_neighbours_do_not_contradict():
+    refuse_contradictions([parse_change(text) for text in ("lr=1", "lr=1", "inner.momentum=0.1", "inner.betas=[0, 0]")])
+
+
+def test_a_change_without_effect_is_refused_with_its_reason():
+    change = Change("average.slowness", 5, "run.yaml:3")
+    plain, _ = apply_changes(Outer(), [change])
+    with pytest.raises(
+        ConfigError, match=r"run.yaml:3: average.slowness=5 has no effect: nothing is slow \(kind=plain"
+    ):
+        refuse_without_effect(plain, [change])
+    slow, _ = apply_changes(Outer(), [change, parse_change("average.kind=slow")])
+    refuse_without_effect(slow, [change])
+
+
 def test_nested_and_dotted_mappings_are_the_same_changes():
     nested = changes_of({"inner": {"momentum": 0.5}, "epochs": 2}, origin="f")
     dotted = changes_of({"inner.momentum": 0.5, "epochs": 2}, origin="f")
@@ -80,4 +173,5 @@ def test_nested_and_dotted_mappings_are_the_same_changes():
 def test_leaves_list_every_value_once():
     assert dict(leaves(Outer())) == {
         "epochs": 3, "lr": 0.01, "name": "a", "inner.momentum": 0.9, "inner.betas": (0.9, 0.999),
+        "average": None, "keep": (),
     }  # fmt: skip

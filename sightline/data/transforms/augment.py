@@ -69,6 +69,18 @@ class ImageAugmentConfig(Config):
             raise ValueError(f"scale must be (smallest, largest) with 0 < smallest <= largest <= 10, got {self.scale}.")
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        """What belongs to mosaics that are never made."""
+        idle = {}
+        if self.mixup == 0:
+            idle["mixup_beta"] = "nothing is mixed (augment.mixup=0)"
+        if self.partners == "uniform":
+            idle["partner_window"] = "it belongs to augment.partners=nearby"
+        if self.mosaic == 0:
+            keys = ("mosaic9", "mixup", "mixup_beta", "close_mosaic", "partners", "partner_window")
+            idle |= dict.fromkeys(keys, "there are no mosaics (augment.mosaic=0)")
+        return idle
+
 
 def no_augmentation() -> ImageAugmentConfig:
     """Images as they are, resized and padded."""
