@@ -39,13 +39,14 @@ def paired_overlap(boxes_a: Tensor, boxes_b: Tensor, *, kind: Overlap = "iou", e
     """
     check_shape("boxes_a", boxes_a, ("N", 4))
     check_shape("boxes_b", boxes_b, (len(boxes_a), 4))
+    # In this order of operations values and gradients have the bits of the recorded ones.
     left_a, top_a, right_a, bottom_a = boxes_a.unbind(1)
     left_b, top_b, right_b, bottom_b = boxes_b.unbind(1)
-    width_a, height_a = right_a - left_a, bottom_a - top_a + eps
-    width_b, height_b = right_b - left_b, bottom_b - top_b + eps
     shared_width = (torch.minimum(right_a, right_b) - torch.maximum(left_a, left_b)).clamp(min=0)
     shared_height = (torch.minimum(bottom_a, bottom_b) - torch.maximum(top_a, top_b)).clamp(min=0)
     overlap = shared_width * shared_height
+    width_a, height_a = right_a - left_a, bottom_a - top_a + eps
+    width_b, height_b = right_b - left_b, bottom_b - top_b + eps
     union = width_a * height_a + width_b * height_b - overlap + eps
     iou = overlap / union
     if kind == "iou":
@@ -57,15 +58,16 @@ def paired_overlap(boxes_a: Tensor, boxes_b: Tensor, *, kind: Overlap = "iou", e
         hull = hull_width * hull_height + eps
         return iou - (hull - union) / hull
 
+    diagonal = hull_width.square() + hull_height.square() + eps
     twice_dx, twice_dy = left_b + right_b - left_a - right_a, top_b + bottom_b - top_a - bottom_a
-    distance = (twice_dx.square() + twice_dy.square()) / 4
-    diou = iou - distance / (hull_width.square() + hull_height.square() + eps)
+    distance = (twice_dx.square() + twice_dy.square()) / 4 / diagonal
     if kind == "diou":
-        return diou
+        return iou - distance
 
-    aspect = 4 / math.pi**2 * (torch.atan(width_b / height_b) - torch.atan(width_a / height_a)).square()
+    angles = torch.atan(width_b / (height_b + eps)) - torch.atan(width_a / (height_a + eps))
+    aspect = 4 / math.pi**2 * angles.square()
     weight = (aspect / (aspect - iou + (1 + eps))).detach()
-    return diou - weight * aspect
+    return iou - (distance + weight * aspect)
 
 
 def box_overlap_loss(boxes_xyxy: Tensor, targets_xyxy: Tensor, *, kind: Overlap = "ciou", eps: float = 1e-7) -> Tensor:

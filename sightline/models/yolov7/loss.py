@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from sightline.config.base import Config
 from sightline.losses.box_iou import paired_overlap
-from sightline.losses.focal import sigmoid_focal_loss, weighted_bce
+from sightline.losses.focal import sigmoid_focal_loss
 from sightline.losses.smoothing import smooth_one_hot
 from sightline.models.yolov7.targets import Positives, find_candidates, match_predictions
 from sightline.ops.boxes2d import BoxTargets, cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -252,7 +253,9 @@ class YOLOv7Loss(nn.Module):
         if self.config.focal_gamma > 0:
             gamma = self.config.focal_gamma
             return sigmoid_focal_loss(logits, wanted, gamma=gamma, positive_weight=positive_weight).mean()
-        return weighted_bce(logits, wanted, positive_weight=positive_weight).mean()
+        # With a weight even where it is 1, and the mean inside: rounded as in the recorded gradients.
+        weight = logits.new_full((), positive_weight)
+        return F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weight)
 
     def _drift(self, level_objectness: Tensor) -> None:
         """Weights follow the inverse of each level's loss; the level of stride 16 stays 1."""
@@ -272,14 +275,14 @@ class _Gather(torch.autograd.Function):
         ctx: Any, raw: Tensor, image: Tensor, anchor: Tensor, row: Tensor, column: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(image, anchor, row, column)
-        ctx.layout = torch.empty_like(raw, device="meta")  # shape and strides, no memory
+        ctx.layout = raw.size(), raw.stride()
         return raw[image, anchor, row, column], raw[..., 4].clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_rows: Tensor, grad_objectness: Tensor) -> tuple[Tensor | None, ...]:
         image, anchor, row, column = ctx.saved_tensors
-        grad = torch.zeros_like(ctx.layout, device=grad_rows.device)
+        grad = grad_rows.new_empty_strided(*ctx.layout).zero_()
         grad[..., 4] = grad_objectness
         grad.index_put_((image, anchor, row, column), grad_rows, accumulate=True)
         return grad, None, None, None, None
