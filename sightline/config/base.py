@@ -40,8 +40,8 @@ class Config(BaseModel):
 def field_help(config: type[Config]) -> dict[str, str]:
     """The docstrings under the fields of a configuration, its own and inherited ones, by field.
 
-    They are read from the source when they are asked for: to read them whenever a class is made would take a tenth
-    of the time that a command needs before it can begin.
+    They are read from the source when they are asked for. To read them whenever a class is made costs about 2 ms a
+    class, and every command makes dozens before it begins.
     """
     texts: dict[str, str] = {}
     for owner in reversed(config.__mro__):
