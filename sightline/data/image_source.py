@@ -31,7 +31,7 @@ from sightline.data.transforms.affine import (
 from sightline.data.transforms.augment import CanvasPlan, ImageAugmentConfig, SamplePlan, draw_plan
 from sightline.data.transforms.colour import apply_hsv, changed_grey
 from sightline.data.transforms.image import PAD_VALUE, Boxes, Image, mix_up, plan_letterbox, write_planes
-from sightline.data.transforms.mosaic import Rectangle, border_of, paint, place, warp
+from sightline.data.transforms.mosaic import border_of, paint, place, warp
 
 if TYPE_CHECKING:  # torch is not needed to fill a batch, and takes a worker process a second to import
     from sightline.data.sample import ImageBatch, ImageGeometry, ImageSample
@@ -65,6 +65,7 @@ class _ImageSource:
             raise ConfigError(f"image_size must be at least 1, got {image_size}.")
         self.annotations = annotations
         self.image_size = image_size
+        self._scratch = Scratch()
         self._has_crowds = bool(annotations.is_crowd.any())
 
     def __len__(self) -> int:
@@ -140,7 +141,7 @@ class ImageTrainSource(_ImageSource):
         seed: Seed of the run.
         epochs: Length of the run; needed where the last epochs are without mosaic.
         cache: Where resized images are kept; see ``open_images``.
-        recent_bytes: Memory for recently read images where there is no other cache.
+        recent_bytes: Memory for recently read images where there is no other cache, in each worker process.
         cache_dir: Folder of the ``disk`` cache.
 
     Raises:
@@ -170,7 +171,6 @@ class ImageTrainSource(_ImageSource):
         self._first_epoch_without_mosaic = None if epochs is None else epochs - augment.close_mosaic
         self.reader = ImageReader(annotations, image_size)
         self._images = open_images(self.reader, cache=cache, recent_bytes=recent_bytes, folder=cache_dir)
-        self._scratch = Scratch()
         self._orders = _Orders(seed, len(annotations))
 
     def sampler(self, batch_size: int, *, rank: int = 0, num_processes: int = 1) -> Sampler:
@@ -204,18 +204,20 @@ class ImageTrainSource(_ImageSource):
         canvases = [plan.canvas] if plan.mixed_with is None else [plan.canvas, plan.mixed_with]
         with self._images.borrow([i for canvas in canvases for i in canvas.sample_ids]) as images:
             mine = images[: len(plan.canvas.sample_ids)]
-            picture, seen, boxes, labels = self._render(plan.canvas, mine, "output")
+            picture, rows, boxes, labels = self._render(plan.canvas, mine, "output")
             if plan.mixed_with is not None:
                 rest = images[len(plan.canvas.sample_ids) :]
                 other, _, other_boxes, other_labels = self._render(plan.mixed_with, rest, "mixed output")
                 mix_up(picture, other, plan.mix_ratio, out=picture)
-                seen = (0, 0, self.image_size, self.image_size)
+                rows = (0, self.image_size)
                 boxes, labels = np.concatenate((boxes, other_boxes)), np.concatenate((labels, other_labels))
-        boxes = self._finish(picture, seen, boxes, plan, planes)
+        boxes = self._finish(picture, rows, boxes, plan, planes)
         return _Filled(boxes.astype(np.float32), labels)
 
-    def _render(self, plan: CanvasPlan, images: Sequence[Image], name: str) -> tuple[Image, Rectangle, Boxes, Labels]:
-        """The canvas brought to (S, S, 3), the part of it that is not grey, and the boxes that are left on it."""
+    def _render(
+        self, plan: CanvasPlan, images: Sequence[Image], name: str
+    ) -> tuple[Image, tuple[int, int], Boxes, Labels]:
+        """The canvas brought to (S, S, 3), the range of its rows that are not grey, and the boxes left on it."""
         side = self.image_size
         canvas_hw = plan.canvas_hw(side)
         tiles = plan.tiles([image.shape[:2] for image in images], side)
@@ -223,14 +225,14 @@ class ImageTrainSource(_ImageSource):
         if plan.affine.is_scale_and_shift:
             border = border_of(plan.affine)
             framed = self._scratch.array(name, (side + 2 * border, side + 2 * border, 3))
-            seen = place(images, tiles, canvas_hw, matrix, framed, border)
+            rows = place(images, tiles, canvas_hw, matrix, framed, border)
             picture = framed[border : border + side, border : border + side]
         else:
             canvas = self._scratch.array("canvas", (*canvas_hw, 3))
             paint(images, tiles, canvas)
             picture = self._scratch.array(name, (side, side, 3))
             warp(canvas, plan.affine, picture)
-            seen = (0, 0, side, side)
+            rows = (0, side)
         all_boxes, all_labels = [], []
         for index, tile in zip(plan.sample_ids, tiles, strict=True):
             boxes, labels = self._true_boxes(index)
@@ -241,28 +243,27 @@ class ImageTrainSource(_ImageSource):
         before = clip_boxes(np.concatenate(all_boxes), canvas_hw)
         after = clip_boxes(transform_boxes(before, matrix), (side, side))
         keep = boxes_worth_keeping(before * plan.affine.scale, after)
-        return picture, seen, after[keep], np.concatenate(all_labels)[keep]
+        return picture, rows, after[keep], np.concatenate(all_labels)[keep]
 
-    def _finish(self, picture: Image, seen: Rectangle, boxes: Boxes, plan: SamplePlan, planes: Image) -> Boxes:
-        """Colours, flips and planes; where nothing but grey is, only its level is changed."""
-        side = self.image_size
-        x_min, y_min, x_max, y_max = seen
-        part = picture[y_min:y_max, x_min:x_max]
+    def _finish(self, picture: Image, rows: tuple[int, int], boxes: Boxes, plan: SamplePlan, planes: Image) -> Boxes:
+        """Colours, flips and planes. All rows but ``rows`` are grey: there only the level of grey is changed."""
+        first, end = rows
+        part = picture[first:end]
         background = PAD_VALUE
         if plan.hsv_gains is not None:
             background = changed_grey(PAD_VALUE, plan.hsv_gains)
             if part.size:
                 part = apply_hsv(part, plan.hsv_gains, self._scratch)
         if plan.flip_lr or plan.flip_ud:
-            code = {(True, False): 1, (False, True): 0, (True, True): -1}[plan.flip_lr, plan.flip_ud]
             if part.size:
+                code = {(True, False): 1, (False, True): 0, (True, True): -1}[plan.flip_lr, plan.flip_ud]
                 flipped = self._scratch.array("flipped", part.shape)
                 cv2.flip(part, code, dst=flipped)
                 part = flipped
-            x_min = side - x_max if plan.flip_lr else x_min
-            y_min = side - y_max if plan.flip_ud else y_min
-            boxes = flip_boxes(boxes, (side, side), left_right=plan.flip_lr, up_down=plan.flip_ud)
-        write_planes(part, planes, left_top=(x_min, y_min), background=background)
+            if plan.flip_ud:
+                first = self.image_size - end
+            boxes = flip_boxes(boxes, picture.shape[:2], left_right=plan.flip_lr, up_down=plan.flip_ud)
+        write_planes(part, planes, self._scratch, left_top=(0, first), background=background)
         return boxes
 
 
@@ -326,7 +327,7 @@ class ImageEvalSource(_ImageSource):
         with self._images.borrow([index]) as (image,):
             fit = plan_letterbox(image.shape[:2], planes.shape[1:], upscale=False)
             assert fit.resized_hw == image.shape[:2], "inputs are at least as large as the resized images"
-            write_planes(image, planes, left_top=fit.left_top, background=PAD_VALUE)
+            write_planes(image, planes, self._scratch, left_top=fit.left_top, background=PAD_VALUE)
             height, width = image.shape[:2]
         boxes, labels = self._true_boxes(index)
         image_hw: tuple[int, int] = tuple(self.annotations.sizes_hw[index].tolist())

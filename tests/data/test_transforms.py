@@ -102,15 +102,21 @@ def test_mixing_equal_images_changes_nothing(ratio):
 
 def test_planes_hold_the_image_and_the_background_round_it():
     image, planes = noise(4, 5, 7, 3), np.zeros((3, 10, 12), np.uint8)
-    write_planes(image, planes, left_top=(2, 3), background=9)
+    write_planes(image, planes, Scratch(), left_top=(2, 3), background=9)
     expected = np.full((10, 12, 3), 9, np.uint8)
     expected[3:8, 2:9] = image
     np.testing.assert_array_equal(planes.transpose(1, 2, 0), expected)
 
 
+def test_planes_of_an_image_with_gaps_between_its_rows():
+    frame, planes = noise(4, 9, 15, 3), np.zeros((3, 5, 7), np.uint8)
+    write_planes(frame[2:7, 4:11], planes, Scratch())
+    np.testing.assert_array_equal(planes.transpose(1, 2, 0), frame[2:7, 4:11])
+
+
 def test_an_empty_image_leaves_only_background():
     planes = np.zeros((3, 4, 5), np.uint8)
-    write_planes(np.zeros((0, 0, 3), np.uint8), planes, background=7)
+    write_planes(np.zeros((0, 0, 3), np.uint8), planes, Scratch(), background=7)
     assert (planes == 7).all()
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sightline.data.memory import Scratch
+
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 Boxes = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -135,14 +137,29 @@ def mix_up(first: Image, second: Image, ratio: float, *, out: Image | None = Non
     return _same_memory(cv2.addWeighted(first, ratio, second, 1 - ratio, -0.499, dst=out), out)
 
 
-def write_planes(image: Image, planes: Image, *, left_top: tuple[int, int] = (0, 0), background: int = 0) -> None:
-    """Write an (h, w, 3) image into the (3, H, W) ``planes``, and ``background`` all round it."""
+def write_planes(
+    image: Image, planes: Image, scratch: Scratch, *, left_top: tuple[int, int] = (0, 0), background: int = 0
+) -> None:
+    """Write an (h, w, 3) image into the (3, H, W) ``planes``, and ``background`` all round it.
+
+    OpenCV separates channels five times faster where neither side has gaps between its rows, so others go through
+    ``scratch``.
+    """
     height, width = image.shape[:2]
     x, y = left_top
     for border in _border(planes, left_top, (height, width)):
         border.fill(background)
-    if height and width:
-        cv2.split(image, [plane[y : y + height, x : x + width] for plane in planes])
+    if height == 0 or width == 0:
+        return
+    if not image.flags.c_contiguous:
+        whole = scratch.array("image without gaps", image.shape)
+        np.copyto(whole, image)
+        image = whole
+    inside = planes[:, y : y + height, x : x + width]
+    parts = inside if width == planes.shape[2] else scratch.array("planes without gaps", inside.shape)
+    cv2.split(image, list(parts))
+    if parts is not inside:
+        np.copyto(inside, parts)
 
 
 def _border(planes: Image, left_top: tuple[int, int], hw: tuple[int, int]) -> Iterator[Image]:

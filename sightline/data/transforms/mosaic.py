@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
-import numpy as np
 
 from sightline.data.transforms.affine import Affine, Matrix, affine_matrix
 from sightline.data.transforms.image import PAD_VALUE, Image, resize, whole_number
@@ -103,7 +102,7 @@ def place(
     matrix: Matrix,
     framed: Image,
     border: int,
-) -> Rectangle:
+) -> tuple[int, int]:
     """Crop and resize every tile straight into the output, for a matrix that only scales and shifts.
 
     Args:
@@ -115,7 +114,7 @@ def place(
         border: See ``border_of``.
 
     Returns:
-        The smallest rectangle of the output that holds all tiles; all else is grey. Zeros if nothing is seen.
+        The first row of the output that holds a tile, and the one after the last; all others are grey.
     """
     out_h, out_w = framed.shape[0] - 2 * border, framed.shape[1] - 2 * border
     scale, shift_x, shift_y = float(matrix[0, 0]), float(matrix[0, 2]), float(matrix[1, 2])
@@ -123,7 +122,7 @@ def place(
     # The part of the canvas that the output shows, in whole canvas pixels.
     seen_x_min, seen_x_max = math.floor(-shift_x / scale), math.ceil((out_w - shift_x) / scale)
     seen_y_min, seen_y_max = math.floor(-shift_y / scale), math.ceil((out_h - shift_y) / scale)
-    painted: list[Rectangle] = []
+    first_row, end_row = out_h, 0
     for image, tile in zip(images, tiles, strict=True):
         x_min, y_min, x_max, y_max = tile.visible(canvas_hw)
         x_min, x_max = max(x_min, seen_x_min), min(x_max, seen_x_max)
@@ -138,11 +137,6 @@ def place(
             (bottom - top, right - left),
             out=framed[border + top : border + bottom, border + left : border + right],
         )
-        painted.append((max(left, 0), max(top, 0), min(right, out_w), min(bottom, out_h)))
-    painted = [box for box in painted if box[2] > box[0] and box[3] > box[1]]
-    if not painted:
-        return 0, 0, 0, 0
-    corners = np.array(painted)
-    x_min, y_min = corners[:, :2].min(axis=0).tolist()
-    x_max, y_max = corners[:, 2:].max(axis=0).tolist()
-    return x_min, y_min, x_max, y_max
+        if right > 0 and left < out_w:
+            first_row, end_row = min(first_row, max(top, 0)), max(end_row, min(bottom, out_h))
+    return (first_row, end_row) if end_row > first_row else (0, 0)
