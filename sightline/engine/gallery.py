@@ -53,8 +53,9 @@ class Gallery(Callback):
             if fetched.index >= self.train_batches:
                 break
             tiles = [picture.pixels for picture in self.task.draw(fetched.batch, None)[:MOST_TILES]]
-            name = f"train_batch_{fetched.index}.jpg"
-            self._write(name, grid(tiles), f"training batch {fetched.index} of the first epoch, as the network sees it")
+            if tiles:
+                caption = f"training batch {fetched.index} of the first epoch, as the network sees it"
+                self._write(f"train_batch_{fetched.index}.jpg", grid(tiles), caption)
         self._write_captions()
 
     def on_batch(self, batch: Any, predictions: Sequence[Any]) -> None:

@@ -53,11 +53,12 @@ class StopAt(Callback):
         {},
         {"accumulation": {"every": 4}},
         {"precision": "bf16"},
+        {"precision": "fp16"},
         {"optimizer": {"kind": "adamw"}, "max_grad_norm": 0.5},
         {"on_nonfinite": "skip", "ema": None},
         {"accumulation": {"nominal_batch_size": 12, "gradient": "sum"}, "steps": 7, "epochs": None},
     ],
-    ids=["plain", "accumulated", "bf16", "adamw", "skip", "steps"],
+    ids=["plain", "accumulated", "bf16", "fp16", "adamw", "skip", "steps"],
 )
 def test_a_crashed_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, changes):
     config = toy_run(**changes)
@@ -70,6 +71,26 @@ def test_a_crashed_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_pat
     assert result.step == whole.step
     assert result.metrics == whole.metrics
     assert final_state(broken) == final_state(tmp_path / "whole")
+
+
+def test_compile_is_asked_of_the_parts_that_the_task_names(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    config = toy_run(compile=True, epochs=1)
+    problem = config.open()
+    (tmp_path / "a").mkdir()
+    run_session(config, problem, tmp_path / "a", console=quiet())
+    assert compiled == [problem.task]
+
+
+@pytest.mark.slow
+def test_a_compiled_task_has_the_losses_of_the_plain_one(tmp_path):
+    def losses(name: str, **changes) -> list[float]:
+        run(toy_run(epochs=2, dropout=0.0, log={"every_steps": 1, "tensorboard": False}, **changes), tmp_path / name)
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        return [row["values"]["loss"] for row in rows if row["kind"] == "train"]
+
+    assert losses("compiled", compile=True) == pytest.approx(losses("plain"), rel=1e-4)
 
 
 def test_every_sample_is_seen_once_an_epoch(tmp_path):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sightline.engine.run_config import Problem, RunConfig
-from sightline.engine.task import Task
+from sightline.engine.task import Picture, Task
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,9 @@ class ToyTask(Task):
 
     def new_metric(self) -> ToyMetric:
         return ToyMetric()
+
+    def draw(self, batch: ToyBatch, predictions: Sequence[int] | None) -> list[Picture]:
+        return []
 
 
 class ToyRun(RunConfig):
