@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -73,8 +73,23 @@ def weights_for_evaluation(training: Training, which: str) -> Iterator[None]:
         yield
 
 
+class _CutShortError(Exception):
+    """A stop was asked for in the middle of an evaluation."""
+
+
 class Evaluator(Callback):
-    """Evaluates at epoch ends and tells all callbacks."""
+    """Evaluates at epoch ends and tells all callbacks.
+
+    A stop that is asked for during an evaluation does not wait for its end: nothing of it is kept, and the resumed
+    run makes it anew before it takes a step.
+
+    Args:
+        config: When to evaluate, and which weights.
+        loader: The samples.
+        callbacks: Are told the figures.
+        on_batch: Called with each batch (on the device) and its predictions.
+        should_stop: Asked after every batch.
+    """
 
     def __init__(
         self,
@@ -83,11 +98,15 @@ class Evaluator(Callback):
         callbacks: Sequence[Callback],
         *,
         on_batch: Callable[[Any, Sequence[Any]], None] = lambda batch, predictions: None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.config = config
         self.loader = loader
         self.callbacks = callbacks
         self.on_batch = on_batch
+        self.should_stop = should_stop
+        self.cut_short: int | None = None
+        """Epoch whose evaluation was due, but made way for a stop."""
 
     def is_due(self, training: Training, epoch: int) -> bool:
         """Whether the epoch that just ended (counted from 0) is followed by an evaluation."""
@@ -96,18 +115,43 @@ class Evaluator(Callback):
             return True
         return done >= self.config.first_epoch and done % self.config.every_epochs == 0
 
+    def on_run_start(self, training: Training) -> None:
+        """Make up for the evaluation that a stop cut short."""
+        if self.cut_short is not None:
+            self._evaluate(training, self.cut_short)
+
     def on_epoch_end(self, training: Training, epoch: int) -> None:
         """Evaluate if it is time."""
-        if not self.is_due(training, epoch):
+        if self.is_due(training, epoch):
+            self._evaluate(training, epoch)
+
+    def state(self) -> dict[str, Any]:
+        """Whether an evaluation is to be made up for."""
+        return {"cut_short": self.cut_short}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state`` gave."""
+        self.cut_short = state.get("cut_short")
+
+    def _evaluate(self, training: Training, epoch: int) -> None:
+        def on_batch(batch: Any, predictions: Sequence[Any]) -> None:
+            if self.should_stop():
+                raise _CutShortError
+            self.on_batch(batch, predictions)
+
+        self.cut_short = epoch
+        try:
+            with weights_for_evaluation(training, self.config.weights):
+                metric = evaluate(
+                    training.task,
+                    self.loader,
+                    device=training.device,
+                    precision=training.precision,
+                    on_batch=on_batch,
+                )
+        except _CutShortError:
             return
-        with weights_for_evaluation(training, self.config.weights):
-            metric = evaluate(
-                training.task,
-                self.loader,
-                device=training.device,
-                precision=training.precision,
-                on_batch=self.on_batch,
-            )
+        self.cut_short = None
         report = EvaluationReport(training.step, epoch, metric.compute(), metric.details())
         for callback in self.callbacks:
             callback.on_evaluation_end(training, report)

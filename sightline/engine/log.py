@@ -62,6 +62,7 @@ class Logger(Callback):
         self.sinks = list(sinks)
         self._names: list[str] = []
         self._sums: list[Tensor] = []
+        self._sums_are_loaded = False
         self._norm: Tensor | None = None
         self._steps = 0
         self._samples = 0
@@ -73,12 +74,14 @@ class Logger(Callback):
 
     def on_step_end(self, training: Training, report: StepReport) -> None:
         """Add up; at the interval, write a row."""
+        if self._sums_are_loaded:
+            self._sums, self._sums_are_loaded = [total.to(training.device) for total in self._sums], False
         if list(report.losses) == self._names:
             torch._foreach_add_(self._sums, list(report.losses.values()))
         else:  # the first step of an interval, or a step whose task left a loss out
             sums = dict(zip(self._names, self._sums, strict=True))
             for name, value in report.losses.items():
-                sums[name] = sums[name] + value if name in sums else value.clone()
+                sums[name] = sums[name] + value if name in sums else value.to(torch.float32, copy=True)
             self._names, self._sums = list(sums), list(sums.values())
         self._norm = report.grad_norm
         self._steps += 1
@@ -130,5 +133,5 @@ class Logger(Callback):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on with an interval that a checkpoint cut."""
         self._names = list(state["names"])
-        self._sums = [torch.tensor(value) for value in state["sums"]]
+        self._sums, self._sums_are_loaded = [torch.tensor(value) for value in state["sums"]], True
         self._steps, self._samples = state["steps"], state["samples"]

@@ -37,8 +37,11 @@ class Saver(Callback):
         self.logs = dict(logs)
 
     def on_run_start(self, training: Training) -> None:
-        """Get the memory for checkpoints before the first is due."""
+        """Get the memory for checkpoints; save if an evaluation that a stop had cut short was made up for just now."""
         self.writer.reserve(_tensors(training))
+        if self._evaluated_step == training.step:
+            self.saved_step = -1  # the checkpoint of this step lacks the figures
+            self._save_if_due(training)
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
         """Remember the figures for the checkpoint of this step."""

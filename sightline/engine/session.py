@@ -198,8 +198,7 @@ def run_session(
     loader = limited(problem.train_loader, config.limit_batches)
     eval_loader = None if problem.eval_loader is None else limited(problem.eval_loader, config.limit_batches)
     stop = StopRequest(console.say)
-    with RunLock(run_dir), ExitStack() as stack:
-        stack.enter_context(stop.listening())
+    with stop.listening(), RunLock(run_dir), ExitStack() as stack:
         checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
         training = build_training(config, problem)
         if checkpoint is not None:

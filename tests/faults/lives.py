@@ -1,0 +1,102 @@
+"""Lives of one training: forked children, so that a new one begins in milliseconds, and their sudden ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import psutil
+
+PATIENCE_S = 120.0
+
+
+class Life:
+    """A forked child that does ``work`` in a process group of its own. Its exit code is what ``work`` returns."""
+
+    def __init__(self, work: Callable[[], int], log: Path) -> None:
+        self.log = log
+        self.ended: int | None = None
+        """As ``os.waitpid`` gives it."""
+        cv2.setNumThreads(1)  # ends OpenCV's pool of threads, which would not survive the fork
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._be(work)
+        self._group()
+
+    def _group(self) -> None:
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(self.pid, self.pid)  # the child does it too: whoever is first
+
+    def _be(self, work: Callable[[], int]) -> None:
+        code = 70
+        try:
+            os.setpgid(0, 0)
+            out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            code = work()
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+
+    def is_alive(self) -> bool:
+        if self.ended is None:
+            pid, ended = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.ended = ended
+        return self.ended is None
+
+    def wait_for(self, happened: Callable[[], bool]) -> bool:
+        """Wait until something happened; False if the life ended before."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not happened():
+            if not self.is_alive():
+                return False
+            assert time.monotonic() < deadline, f"nothing happened for {PATIENCE_S} seconds; see {self.log}"
+            time.sleep(0.001)
+        return True
+
+    def kill(self, *, with_children: bool = True) -> None:
+        """SIGKILL for it, and for all that it started."""
+        if self.ended is None:
+            (os.killpg if with_children else os.kill)(self.pid, signal.SIGKILL)
+            _, self.ended = os.waitpid(self.pid, 0)
+
+    def bury(self) -> None:
+        """Let nothing of it live on, whatever became of it."""
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.kill()
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal for the process itself."""
+        os.kill(self.pid, number)
+
+    def exit_code(self) -> int:
+        """Wait for its end. The negative signal number if a signal ended it."""
+        self.wait_for(lambda: not self.is_alive())
+        assert self.ended is not None
+        return os.waitstatus_to_exitcode(self.ended)
+
+    def said(self) -> str:
+        """Everything that was printed into the log, by earlier lives too."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def children_left(self) -> list[int]:
+        """Processes of its group that live."""
+        left = []
+        for process in psutil.process_iter():
+            try:
+                if os.getpgid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    left.append(process.pid)
+            except (psutil.Error, ProcessLookupError):
+                continue
+        return left
