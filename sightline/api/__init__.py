@@ -8,17 +8,27 @@ Example:
 
 from sightline.api.configuration import describe_config, describe_keys, list_recipes, resolve
 from sightline.api.datasets import check, score_coco, world
-from sightline.api.inference import evaluate, load, predict
+from sightline.api.inference import Figures, evaluate
+from sightline.api.output import check_output, write_output
+from sightline.api.prediction import Found, PicturePrediction, Predictor, free_folder, load, predict
 from sightline.api.runs import compare, plot_lr, report, status
+from sightline.api.table import Table
 from sightline.api.training import TrainResult, resume, train
 
 __all__ = [
+    "Figures",
+    "Found",
+    "PicturePrediction",
+    "Predictor",
+    "Table",
     "TrainResult",
     "check",
+    "check_output",
     "compare",
     "describe_config",
     "describe_keys",
     "evaluate",
+    "free_folder",
     "list_recipes",
     "load",
     "plot_lr",
@@ -30,4 +40,5 @@ __all__ = [
     "status",
     "train",
     "world",
+    "write_output",
 ]

@@ -1,34 +1,47 @@
-"""Using a trained model: load, predict, evaluate."""
+"""Trained models: which checkpoint a user means, its weights in a task, and evaluation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sightline.api.configuration import PathLike, read_config
+from sightline.api.output import check_output, naming, write_output
+from sightline.api.table import Table
 from sightline.config.errors import ConfigError, DataError, RunError
+from sightline.config.override import parse_change
+from sightline.config.printable import printable
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from sightline.data.sample import BoxPrediction
     from sightline.engine.checkpoint_reader import Checkpoint
     from sightline.engine.run_config import RunConfig
     from sightline.engine.task import Task
 
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
+DATA_FILE = "data.json"
+"""What a run wrote down about its data, names of the classes above all."""
+
+EVALUATION_KEYS = (
+    "image_size", "batch_size", "eval_batch_size", "device", "precision", "channels_last", "deterministic", "workers",
+    "threads", "data", "model",
+)  # fmt: skip
+"""Keys and groups that an evaluation uses."""
 
 
 @dataclass(frozen=True)
 class Figures(Mapping[str, float]):
-    """Figures of an evaluation by name, with the tables behind them."""
+    """Figures of an evaluation by name, with the tables behind them. ``str`` gives all of it as text."""
 
     figures: Mapping[str, float]
     details: Mapping[str, Any]
     title: str = ""
+    notes: Sequence[str] = ()
+    """What a reader must know to trust the figures."""
+    titles: Mapping[str, str] = field(default_factory=dict)
+    """Longer names of figures, for the table."""
 
     def __getitem__(self, name: str) -> float:
         """One figure."""
@@ -42,27 +55,41 @@ class Figures(Mapping[str, float]):
         """Number of figures."""
         return len(self.figures)
 
-    def table(self) -> str:
-        """Figures and the per-class table as text."""
-        lines = [self.title] if self.title else []
-        lines += [f"{name:<12} {value:.4f}" for name, value in self.figures.items()]
-        classes = self.details.get("classes", [])
+    def tables(self) -> list[Table]:
+        """The figures, and a row for each class."""
+        rows = [(self.titles.get(name, name), _cell(value)) for name, value in self.figures.items()]
+        tables = [Table(("figure", "value"), rows)]
+        classes = [
+            (
+                printable(row["name"], limit=40),
+                *(_cell(row[key]) for key in ("ap", "ap50", "ar")),
+                f"{row['num_truths']:,}",
+                f"{row['num_detections']:,}",
+            )
+            for row in self.details.get("classes", [])
+        ]
         if classes:
-            width = max(len("class"), *(len(row["name"]) for row in classes))
-            lines.append(f"\n{'class':<{width}}  {'AP':>7} {'AP50':>7} {'AR':>7} {'truths':>7} {'found':>7}")
-            for row in classes:
-                figures = " ".join(_cell(row[key]) for key in ("ap", "ap50", "ar"))
-                lines.append(f"{row['name']:<{width}}  {figures} {row['num_truths']:>7} {row['num_detections']:>7}")
-        return "\n".join(lines)
+            tables.append(Table(("class", "AP", "AP50", "AR", "truths", "detections"), classes))
+        return tables
+
+    def __str__(self) -> str:
+        """Notes, title and tables."""
+        parts = [*self.notes, *([self.title] if self.title else []), *(f"{table}\n" for table in self.tables())]
+        return "\n".join(parts).rstrip()
 
     def write_json(self, path: PathLike) -> None:
-        """Figures and tables to a file."""
-        text = json.dumps({**self.details, "figures": dict(self.figures)}, indent=1)
-        Path(path).write_text(text + "\n")
+        """Figures and tables to a file.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        text = json.dumps({**self.details, "figures": dict(self.figures), "notes": list(self.notes)}, indent=1)
+        write_output(path, text + "\n")
 
 
 def _cell(value: float | None) -> str:
-    return f"{'-':>7}" if value is None else f"{value:>7.4f}"
+    """A figure; ``-`` where no truth defines it."""
+    return "-" if value is None or math.isnan(value) or value < 0 else f"{value:.4f}"
 
 
 def open_run(path: Path, checkpoint: str) -> tuple[Path, Checkpoint]:
@@ -79,9 +106,10 @@ def open_run(path: Path, checkpoint: str) -> tuple[Path, Checkpoint]:
     from sightline.engine.checkpoint_reader import find_checkpoints, open_checkpoint
     from sightline.engine.run_folder import existing_run
 
+    path = path.expanduser()
     if path.is_file() or (path / STATE_FILE).exists():
         found = open_checkpoint(path)
-        return existing_run(found.path.parent.parent), found
+        return existing_run(found.path.absolute().parent.parent), found
     run_dir = existing_run(path)
     folder = run_dir / CHECKPOINTS_FOLDER
     if checkpoint in (BEST, LATEST):
@@ -90,13 +118,32 @@ def open_run(path: Path, checkpoint: str) -> tuple[Path, Checkpoint]:
     if not checkpoint.isdigit() or not (folder / folder_name(int(checkpoint))).exists():
         there = ", ".join(str(int(one.name.removeprefix("step_"))) for one in reversed(find_checkpoints(run_dir)))
         raise RunError(
-            f"{run_dir}: no checkpoint {checkpoint!r}. There are: best, latest, and steps {there or '(none)'}."
+            f"{run_dir}: no checkpoint {printable(checkpoint)!r}. "
+            f"There are: best, latest, and steps {there or '(none yet)'}."
         )
     return run_dir, open_checkpoint(folder / folder_name(int(checkpoint)))
 
 
-def load_weights(task: Task, checkpoint: Checkpoint) -> None:
+def class_names_of(run_dir: Path) -> tuple[str, ...]:
+    """Names of the classes that a run's model knows, in the order of its labels.
+
+    Raises:
+        RunError: If the run's ``data.json`` is missing or broken.
+    """
+    path = run_dir / DATA_FILE
+    try:
+        return tuple(map(str, json.loads(path.read_text())["class_names"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{printable(path)}: the names of the classes cannot be read ({error}). Put the run's own file back."
+        ) from error
+
+
+def load_weights(task: Task, checkpoint: Checkpoint) -> str:
     """Averaged weights of a checkpoint, or its live ones, into a task of the same shape.
+
+    Returns:
+        ``averaged weights`` or ``live weights``.
 
     Raises:
         RunError: If they do not fit.
@@ -110,18 +157,39 @@ def load_weights(task: Task, checkpoint: Checkpoint) -> None:
     own = task.state_dict()
     odd = [n for n in {**own, **tensors} if n not in own or n not in tensors or own[n].shape != tensors[n].shape]
     if odd:
-        shapes = [f"{n}: file {_shape(tensors, n)}, model {_shape(own, n)}" for n in odd[:3]]
+        shapes = [f"{n}: file {_shape(tensors, n)}, model {_shape(own, n)}" for n in odd[:2]]
         raise RunError(
             f"{checkpoint.path}: {len(odd)} of {len(own)} weights do not fit. {'; '.join(shapes)}.\n"
-            "  The data has other classes, or the configuration another model, than the run."
+            "  The model was changed since; use the run's own configuration."
         )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+    return "averaged weights" if group == "ema" else "live weights"
 
 
 def _shape(tensors: Mapping[str, Any], name: str) -> str:
     return str(tuple(tensors[name].shape)) if name in tensors else "missing"
+
+
+def refuse_unused(changes: Sequence[str], used: Iterable[str], what: str) -> None:
+    """Check that changes concern the work at hand.
+
+    Args:
+        changes: ``key=value`` texts.
+        used: Keys and groups that the work uses.
+        what: The work, for the message.
+
+    Raises:
+        ConfigError: If one does not; names those that do.
+    """
+    for change in map(parse_change, changes):
+        group = change.key.split(".", 1)[0]
+        if group not in used or change.key.startswith("model.loss"):
+            raise ConfigError(
+                f"{change.origin}: {change.key} has no effect on {what}. Keys and groups that have one: "
+                f"{', '.join(used)}."
+            )
 
 
 def evaluate(
@@ -137,7 +205,7 @@ def evaluate(
 
     Args:
         run: Run folder, or the folder of one of its checkpoints.
-        data: Another data set than the run's.
+        data: Another data set than the run's, with the same classes.
         split: Part of the data set.
         changes: ``key=value`` texts, e.g. ``image_size=640``.
         checkpoint: ``best``, ``latest``, or a step; of a run folder.
@@ -146,214 +214,61 @@ def evaluate(
     Raises:
         UserError: If something does not fit.
     """
+    import torch
+
     from sightline.data.formats.coco_results import write_coco_detections
     from sightline.engine.evaluation import evaluate as evaluate_task
-    from sightline.engine.precision import Precision
+    from sightline.engine.precision import Precision, to_channels_last
     from sightline.engine.session import pick_device, settle
     from sightline.tasks.detection2d import Detection2DMetric
 
+    check_output(save)
+    refuse_unused(changes, EVALUATION_KEYS, "an evaluation")
     run_dir, found = open_run(Path(run), checkpoint)
-    given = [*changes, f"data.val_split={split}", *([f"data.path={data}"] if data is not None else [])]
-    config = settle(read_config(run_dir, given))
+    config = settle(read_config(run_dir, changes, data=data, split=split))
     device = pick_device(config.device)
-    problem = config.open(training=False)
-    load_weights(problem.task, found)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    problem = _with_own_names(config, run_dir).open(training=False)
     assert problem.eval_loader is not None
+    assert config.precision != "auto", "settle() has chosen"
     try:
-        metric = evaluate_task(
-            problem.task.to(device),
-            problem.eval_loader,
-            device=device,
-            precision=Precision(cast(Any, config.precision), device=device),
-        )
+        _refuse_other_classes(run_dir, problem.facts["class_names"], config.data.path)  # type: ignore[attr-defined]
+        which = load_weights(problem.task, found)
+        task = problem.task.to(device)
+        if config.channels_last:
+            to_channels_last(task)
+        precision = Precision(config.precision, device=device)
+        metric = evaluate_task(task, problem.eval_loader, device=device, precision=precision)
     finally:
         problem.eval_loader.close()
     if save is not None:
-        write_coco_detections(Path(save), *cast(Detection2DMetric, metric).coco_results())
-    notes = "\n".join(problem.messages)
-    title = f"{found.path} on {config.data.path or 'the built-in world'} ({split})"  # type: ignore[attr-defined]
-    return Figures(metric.compute(), metric.details(), f"{notes}\n{title}" if notes else title)
+        path = Path(save).expanduser()
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_coco_detections(path, *cast(Detection2DMetric, metric).coco_results())
+    source = printable(config.data.path or "the built-in world")  # type: ignore[attr-defined]
+    title = f"{printable(found.path)} ({which}) on {source}, {printable(split)}"
+    return Figures(metric.compute(), metric.details(), title, tuple(problem.messages))
 
 
-class Predictor:
-    """A trained 2D detector, ready to use. Made by ``sightline.load``."""
+def _with_own_names(config: RunConfig, run_dir: Path) -> RunConfig:
+    """Data without a list of classes (VOC) is read with the run's names in the run's order."""
+    from sightline.recipes.detection2d import Detection2DRun
 
-    def __init__(self, config: RunConfig, checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
-        from sightline.engine.session import pick_device
-        from sightline.recipes.detection2d import Detection2DRun
-        from sightline.tasks.detection2d import Detection2D
-
-        if not isinstance(config, Detection2DRun):
-            raise ConfigError(f"recipe {config.recipe!r}: only 2D detectors predict on images.")
-        self.class_names = tuple(class_names)
-        self.image_size = config.image_size
-        self.device = pick_device(config.device)
-        detector = config.build_detector(len(class_names))
-        task = Detection2D(detector, class_names=class_names)
-        load_weights(task, checkpoint)
-        fuse = getattr(detector, "fuse", None)
-        if fuse is not None:
-            task.detector = fuse()
-        self.stride = int(cast(Any, detector).stride)
-        self.task = task.to(self.device).eval()
-
-    def __call__(self, image: np.ndarray[Any, Any]) -> BoxPrediction:
-        """Detect on one picture.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-
-        Returns:
-            Boxes in pixels of the picture, best first.
-        """
-        import torch
-
-        from sightline.data.single_image import batch_of_one
-
-        with torch.inference_mode():
-            batch = batch_of_one(image, self.image_size, stride=self.stride)
-            return self.task.predict(batch.to(self.device))[0]
-
-    def predict_files(self, source: str, *, out: Path, score_threshold: float, pictures: bool) -> Iterator[str]:
-        """Detect on an image, folder, glob or video; see ``sightline.predict``."""
-        found = list(_pictures_of(source))
-        if not found:
-            raise DataError(
-                f"{source}: no image or video there. Give an image, a folder, a glob in quotes, or a video."
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        records: list[dict[str, Any]] = []
-        used: set[Path] = set()
-        for name, frame, image in _frames(found):
-            prediction = self(image)
-            keep = prediction.scores >= score_threshold
-            boxes, labels, scores = prediction.boxes_xyxy[keep], prediction.labels[keep], prediction.scores[keep]
-            record: dict[str, Any] = {"file": name}
-            if frame is not None:
-                record["frame"] = frame
-            record["detections"] = [
-                {
-                    "class": self.class_names[label],
-                    "label": label,
-                    "score": round(score, 5),
-                    "box_xyxy": [round(value, 2) for value in box],
-                }
-                for box, label, score in zip(boxes.tolist(), labels.tolist(), scores.tolist(), strict=True)
-            ]
-            records.append(record)
-            if pictures:
-                self._write_picture(out, name, frame, image, (boxes, labels, scores), used)
-            yield _line(name, frame, [self.class_names[label] for label in labels.tolist()])
-        (out / "predictions.json").write_text(json.dumps(records, indent=1) + "\n")
-        yield f"{len(records)} pictures: {out / 'predictions.json'}"
-
-    def _write_picture(
-        self, out: Path, name: str, frame: int | None, image: Any, found: tuple[Any, Any, Any], used: set[Path]
-    ) -> None:
-        from sightline.engine.gallery import write_picture
-        from sightline.tasks.drawing import draw_boxes
-
-        boxes, labels, scores = found
-        drawn = draw_boxes(image, boxes.numpy(), labels.numpy(), self.class_names, scores=scores.numpy())
-        stem = Path(name).stem if frame is None else f"{Path(name).stem}_{frame:06d}"
-        write_picture(_unused(out / f"{stem}.jpg", used), drawn)
+    if not isinstance(config, Detection2DRun) or config.data.path is None or config.data.class_names is not None:
+        return config
+    if config.open_data().format != "voc":
+        return config
+    return config.but(data=config.data.but(class_names=class_names_of(run_dir)))
 
 
-def _unused(path: Path, used: set[Path]) -> Path:
-    """The path, or one with a number: two files of one name in different folders do not overwrite each other."""
-    number, free = 1, path
-    while free in used:
-        number += 1
-        free = path.with_stem(f"{path.stem}_{number}")
-    used.add(free)
-    return free
-
-
-def load(run: PathLike, *, checkpoint: str = "best") -> Predictor:
-    """A trained model, ready to predict.
-
-    Args:
-        run: Run folder, or the folder of one of its checkpoints.
-        checkpoint: ``best``, ``latest``, or a step; of a run folder.
-
-    Raises:
-        UserError: If there is no such run or checkpoint, or it is damaged.
-    """
-    run_dir, found = open_run(Path(run), checkpoint)
-    path = run_dir / "data.json"
-    try:
-        class_names = json.loads(path.read_text())["class_names"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: names of the classes cannot be read ({error}). It belongs to the run.") from error
-    return Predictor(read_config(run_dir), found, class_names)
-
-
-def predict(
-    run: PathLike,
-    source: str,
-    *,
-    out: PathLike = "predictions",
-    score_threshold: float = 0.25,
-    checkpoint: str = "best",
-    pictures: bool = True,
-) -> Iterator[str]:
-    """Detect on an image, folder, glob or video.
-
-    Pictures with the boxes drawn in and ``predictions.json`` are written to ``out``; yields a line for each picture.
-
-    Raises:
-        UserError: If the model or the source cannot be used.
-    """
-    return load(run, checkpoint=checkpoint).predict_files(
-        source, out=Path(out), score_threshold=score_threshold, pictures=pictures
-    )
-
-
-def _pictures_of(source: str) -> Iterator[Path]:
-    """Image and video files that a source names, in the order of their names."""
-    from glob import glob, has_magic
-
-    from sightline.data.image_header import IMAGE_SUFFIXES
-
-    path = Path(source).expanduser()
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    if path.is_file():
-        yield path
-    elif path.is_dir():
-        yield from sorted(one for one in path.rglob("*") if one.suffix.lower() in known)
-    else:
-        matches = sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207 - a user's pattern may be absolute
-        if not matches and not has_magic(source):
-            raise DataError(f"{source}: no such file or folder.")
-        yield from (one for one in matches if one.suffix.lower() in known)
-
-
-def _frames(paths: Sequence[Path]) -> Iterator[tuple[str, int | None, Any]]:
-    """Name, frame number (of a video) and RGB pixels of every picture."""
-    import cv2
-
-    from sightline.data.decode import decode_image
-
-    for path in paths:
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            yield str(path), None, decode_image(path)
-            continue
-        video = cv2.VideoCapture(str(path))
-        frame = 0
-        try:
-            while True:
-                got, image = video.read()
-                if not got:
-                    break
-                yield str(path), frame, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-                frame += 1
-        finally:
-            video.release()
-        if frame == 0:
-            raise DataError(f"{path}: no frame of this video can be read; its codec may be unknown to OpenCV.")
-
-
-def _line(name: str, frame: int | None, classes: Sequence[str]) -> str:
-    counts = {label: classes.count(label) for label in dict.fromkeys(classes)}
-    found = ", ".join(f"{count} {label}" for label, count in counts.items()) or "nothing"
-    return f"{name}{'' if frame is None else f' frame {frame}'}: {found}"
+def _refuse_other_classes(run_dir: Path, names: Sequence[str], data: Path | None) -> None:
+    """A model cannot be judged on data whose labels mean something else."""
+    own = class_names_of(run_dir)
+    if list(own) != list(names):
+        raise DataError(
+            f"{printable(data)}: its classes are not those of the run.\n"
+            f"  data: {printable(', '.join(names), limit=200)}\n  run:  {printable(', '.join(own), limit=200)}\n"
+            "  Give data with the same names in the same order (data.class_names=[...] where the format has none)."
+        )

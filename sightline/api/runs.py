@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from sightline.api.configuration import PathLike
+from sightline.api.output import check_output, write_output
+from sightline.api.table import Table
 from sightline.config.errors import RunError
+from sightline.config.printable import printable
 
 if TYPE_CHECKING:
     from sightline.engine.run_config import RunConfig
@@ -22,39 +26,89 @@ def report(run: PathLike) -> Path:
     from sightline.engine.run_folder import existing_run
     from sightline.report.page import build_report
 
-    return build_report(existing_run(Path(run)))
+    return build_report(existing_run(Path(run).expanduser()))
 
 
-def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> str:
-    """What differs between runs, as a table; with ``out`` their curves as a PNG file too."""
+def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> list[Table]:
+    """What differs between runs: a table of figures and one of configuration keys.
+
+    Args:
+        runs: Two or more run folders.
+        out: Draw their curves into this PNG file.
+
+    Raises:
+        RunError: If fewer than two are given, one is no run, or the file cannot be written.
+    """
     from sightline.engine.run_folder import existing_run
     from sightline.report.compare import compare_runs
 
-    compared = compare_runs([existing_run(Path(run)) for run in runs])
+    check_output(out, suffix=".png")
+    folders = [existing_run(Path(run).expanduser()) for run in runs]
+    for place, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:place]]:
+            raise RunError(f"{printable(folder)}: is given twice. Give two or more different runs.")
+    compared = compare_runs(folders)
     if out is not None:
-        Path(out).write_bytes(compared.picture)
-    return compared.text()
+        write_output(out, compared.picture)
+    figures = Table(("figure", *compared.run_names), [(row.name, *row.values) for row in compared.figures])
+    keys = Table(("key", *compared.run_names), [(row.name, *row.values) for row in compared.configuration])
+    return [figures, keys] if keys.rows else [figures]
 
 
-def status(run: PathLike) -> str:
-    """What a run is doing, in a few lines."""
+def status(run: PathLike) -> str | Table:
+    """What a run is doing, in a few lines; of a folder that holds several runs, a row for each.
+
+    Raises:
+        RunError: If there is no run.
+    """
     from sightline.engine.console import duration
-    from sightline.engine.run_folder import existing_run
+    from sightline.engine.run_folder import existing_run, is_run
     from sightline.engine.status import read_status
 
-    run_dir = existing_run(Path(run))
+    folder = Path(run).expanduser()
+    below = [] if is_run(folder) or not folder.is_dir() else [one for one in _runs_below(folder) if is_run(one)]
+    if below:
+        rows = [_status_row(one) for one in below]
+        return Table(("run", "state", "step", "epoch", "images/s", "ETA"), rows)
+    run_dir = existing_run(folder)
     now = read_status(run_dir)
     if now is None:
-        raise RunError(f"{run_dir}: holds no status.json yet; the run has not begun its first step.")
-    lines = [f"{run_dir}: {now.word()}" + (f" ({now.message})" if now.message else "")]
+        raise RunError(f"{printable(run_dir)}: holds no status.json yet; ask again in a moment.")
+    lines = [f"{printable(run_dir)}: {now.word()}" + (f" ({printable(now.message)})" if now.message else "")]
     lines.append(f"step {now.step}/{now.total_steps or '?'}, epoch {now.epoch}/{now.total_epochs or '?'}")
     if now.losses:
         lines.append("  ".join(f"{name} {value:.4f}" for name, value in now.losses.items()))
     if now.is_alive() and now.samples_per_s and now.eta_s is not None:
-        lines.append(f"{now.samples_per_s:.1f} samples/s, ETA {duration(now.eta_s)}")
+        lines.append(f"{now.samples_per_s:.1f} images/s, ETA {duration(now.eta_s)}")
     if now.word() in ("dead", "interrupted"):
-        lines.append(f"Continue with: sightline resume {run_dir}")
+        lines.append(f"Continue with: sightline resume {quote(str(run_dir))}")
     return "\n".join(lines)
+
+
+def _runs_below(folder: Path) -> list[Path]:
+    """Folders that may be runs, one or two levels down; numbers in their order."""
+    found = [*folder.glob("*"), *folder.glob("*/*")]
+    return sorted(
+        found, key=lambda p: (str(p.parent), p.name.isdigit(), int(p.name) if p.name.isdigit() else 0, p.name)
+    )
+
+
+def _status_row(run_dir: Path) -> tuple[str, ...]:
+    from sightline.engine.console import duration
+    from sightline.engine.status import read_status
+
+    now = read_status(run_dir)
+    if now is None:
+        return (printable(run_dir), "-", "-", "-", "-", "-")
+    alive = now.is_alive()
+    return (
+        printable(run_dir),
+        now.word(),
+        f"{now.step}/{now.total_steps or '?'}",
+        f"{now.epoch}/{now.total_epochs or '?'}",
+        f"{now.samples_per_s:.1f}" if alive and now.samples_per_s else "-",
+        duration(now.eta_s) if alive and now.eta_s is not None else "-",
+    )
 
 
 def plot_lr(config: RunConfig, *, out: PathLike) -> str:
@@ -63,10 +117,11 @@ def plot_lr(config: RunConfig, *, out: PathLike) -> str:
     from sightline.engine.session import build_training, settle
     from sightline.report.plots import schedule_plot
 
+    check_output(out, suffix=".png")
     config = settle(config)
     training = build_training(config, config.open())
     points = curve(training.schedule, training.plan.progress, iterations=curve_points(training.plan.length))
-    path = Path(out)
+    path = Path(out).expanduser()
     names = points.group_names
     header = ["iteration", "step", "epoch", *(f"lr/{n}" for n in names), *(f"momentum/{n}" for n in names)]
     rows = zip(
@@ -78,7 +133,8 @@ def plot_lr(config: RunConfig, *, out: PathLike) -> str:
         strict=True,
     )
     lines = [",".join(map(repr, [i, s, e, *lr, *momentum])) for i, s, e, lr, momentum in rows]
-    path.with_suffix(".csv").write_text("\n".join([",".join(header), *lines]) + "\n")
+    write_output(path.with_suffix(".csv"), "\n".join([",".join(header), *lines]) + "\n")
     series = {f"lr {n}": points.lr[:, k] for k, n in enumerate(names)}
-    path.write_bytes(schedule_plot(points.iterations, series, {n: points.momentum[:, k] for k, n in enumerate(names)}))
+    momentum = {name: points.momentum[:, k] for k, name in enumerate(names)}
+    write_output(path, schedule_plot(points.iterations, series, momentum))
     return f"{path} and {path.with_suffix('.csv')}: {len(lines)} points, {training.plan.length.steps} steps"

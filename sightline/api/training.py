@@ -7,17 +7,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from sightline.api.configuration import CONFIG_FILE, PathLike, read_config, resolve, write_config
+from sightline.api.inference import DATA_FILE
 from sightline.api.runs import report
-from sightline.config.errors import UserError
+from sightline.config.errors import ConfigError, UserError
+from sightline.config.override import parse_change
 
 if TYPE_CHECKING:
     from sightline.engine.console import Console
     from sightline.engine.run_config import Problem, RunConfig
-
-DATA_FILE = "data.json"
 
 
 @dataclass(frozen=True)
@@ -39,35 +40,49 @@ def train(
     data: PathLike | None = None,
     changes: Sequence[str] = (),
     out: PathLike | None = None,
+    name: str | None = None,
     console: Console | None = None,
 ) -> TrainResult:
     """Train a model in a new run folder.
 
     Args:
-        recipe: Name of a recipe, a YAML file, or a whole configuration.
+        recipe: Name of a recipe, a YAML file, or a whole configuration, which ``data`` and ``changes`` do not touch.
         data: Data set; without it the built-in world.
         changes: ``key=value`` texts.
         out: The run's folder; default ``runs/RECIPE/NUMBER``.
-        console: Where progress is shown.
+        name: In place of the number.
+        console: Where progress is shown; standard output without it.
 
     Raises:
         UserError: If the user must change something; nothing was trained.
     """
-    from sightline.engine.run_folder import new_run_folder
+    from sightline.engine.run_folder import check_new_run_folder, new_run_folder
     from sightline.engine.session import settle
 
     if isinstance(recipe, str | Path):
         config, _ = resolve(recipe, changes, data=data)
+    elif data is not None or changes:
+        raise ConfigError("data and changes go with the name of a recipe; change a configuration with config.but(...).")
     else:
         config = recipe
+    if out is not None and name is not None:
+        raise ConfigError(f"give either a folder ({out}) or a name ({name}) for the run, not both.")
     config = settle(config)
-    problem = open_problem(config)
-    run_dir = new_run_folder(config.recipe or "run", out=None if out is None else Path(out))
+    folder = None if out is None else Path(out).expanduser()
+    check_new_run_folder(config.recipe or "run", name=name, out=folder)
+    console = _console(console)
+    problem = open_problem(config, console)
+    run_dir = new_run_folder(config.recipe or "run", name=name, out=folder)
     return _run(config, problem, run_dir, resume=False, console=console)
 
 
 def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | None = None) -> TrainResult:
     """Continue a run exactly where its newest whole checkpoint stands.
+
+    Args:
+        run: The run's folder.
+        changes: ``key=value`` texts, such as ``epochs=100``; the run's configuration becomes the changed one.
+        console: Where progress is shown; standard output without it.
 
     Raises:
         UserError: If there is no such run, it is finished, or a change does not fit.
@@ -75,12 +90,22 @@ def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | Non
     from sightline.engine.run_folder import existing_run
     from sightline.engine.session import settle
 
-    run_dir = existing_run(Path(run))
+    for change in map(parse_change, changes):
+        if change.key == "weights":
+            raise ConfigError(f"{change.origin}: weights has no effect: a resumed run has its own. Leave it out.")
+    run_dir = existing_run(Path(run).expanduser())
     config = settle(read_config(run_dir, changes))
-    return _run(config, open_problem(config), run_dir, resume=True, console=console)
+    console = _console(console)
+    return _run(config, open_problem(config, console), run_dir, resume=True, console=console)
 
 
-def open_problem(config: RunConfig) -> Problem:
+def _console(console: Console | None) -> Console:
+    from sightline.engine.console import Console
+
+    return console if console is not None else Console()
+
+
+def open_problem(config: RunConfig, console: Console) -> Problem:
     """Check the device first, since that is quick; then open the data."""
     import torch
 
@@ -91,19 +116,21 @@ def open_problem(config: RunConfig) -> Problem:
         set_deterministic(config.deterministic)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    return config.open()
+    data = getattr(getattr(config, "data", None), "path", None)
+    with console.working("reading the data" if data is not None else "rendering the built-in world at its first use"):
+        return config.open()
 
 
-def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, console: Console | None) -> TrainResult:
+def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, console: Console) -> TrainResult:
     """Train in a run folder, write its report, and note in run.json how it ended."""
+    from sightline.api.summary import start_summary
     from sightline.engine.atomic_file import replace_file
-    from sightline.engine.console import Console
     from sightline.engine.loop import Training
     from sightline.engine.run_record import end_session, start_session
     from sightline.engine.session import run_session
 
-    console = console if console is not None else Console()
     started = False
+    again = f"sightline resume {quote(str(run_dir))}"
 
     def note_start(training: Training) -> None:
         nonlocal started
@@ -113,13 +140,16 @@ def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, co
         started = True
         for message in problem.messages:
             console.say(message)
-        console.say(f"run folder: {run_dir}")
+        console.say(f"run folder: {run_dir}" if resume else start_summary(config, problem, training, run_dir))
 
     try:
         result = run_session(config, problem, run_dir, resume=resume, console=console, on_start=note_start)
     except BaseException as error:
         if started:
-            end_session(run_dir, "failed", 2 if isinstance(error, UserError) else 1)
+            aborted = isinstance(error, KeyboardInterrupt)
+            end_session(run_dir, "interrupted" if aborted else "failed", 2 if isinstance(error, UserError) else 1)
+            if aborted:
+                console.say(f"aborted; steps since the last checkpoint are lost. Continue from it with: {again}")
         elif not resume:
             _remove_if_unused(run_dir)
         raise
@@ -127,15 +157,21 @@ def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, co
     end_session(run_dir, "done" if exit_code == 0 else "interrupted", exit_code)
     page = report(run_dir)
     if exit_code == 3:
-        console.say(f"stopped at step {result.step}. Continue with: sightline resume {run_dir}")
+        console.say(f"stopped at step {result.step}. Continue with: {again}")
     console.say(f"report: {page}")
     return TrainResult(run_dir, exit_code, result.step, result.metrics, page)
 
 
 def _remove_if_unused(run_dir: Path) -> None:
-    """Take back the folder of a run that never started: it holds nothing but the lock's files."""
-    if all(path.name.startswith(".lock") for path in run_dir.iterdir()):
-        for path in run_dir.iterdir():
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            run_dir.rmdir()
+    """Take back the folder of a run that never started, which holds nothing but the lock's files, and its parents."""
+    from sightline.engine.run_folder import RUNS
+
+    if not all(path.name.startswith(".lock") for path in run_dir.iterdir()):
+        return
+    for path in run_dir.iterdir():
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a folder with something in it stays
+        run_dir.rmdir()
+        if RUNS in run_dir.parents:
+            run_dir.parent.rmdir()
+            RUNS.rmdir()

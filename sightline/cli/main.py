@@ -5,33 +5,74 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
-from sightline.config.errors import UserError
+from sightline.cli.show import counting, fault_style, help_style, origin_style, show, show_lines
+from sightline.config.errors import DataError, UserError
+
+TRAINING, USE, LOOK, DATA = "Training", "Using a trained model", "Looking at runs and recipes", "Data"
 
 app = typer.Typer(
     name="sightline",
-    help="Train, resume, evaluate and look at perception models. Start with: sightline train yolov7-tiny",
+    help="Train, resume, evaluate and look at perception models. Start with: sightline train yolov7-tiny-small",
+    epilog="Exit codes: 0 done, 1 failed, 2 you must change something, 3 stopped on request, go on with resume.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def command(name: str | None = None, *, of: typer.Typer = app, panel: str | None = None) -> Callable[[F], F]:
+    """Make a function a command whose help is its docstring, with the lines of its examples left as they are.
+
+    Args:
+        name: In place of the function's own.
+        of: What it is a command of.
+        panel: The heading that it stands under.
+    """
+
+    def register(function: F) -> F:
+        text = inspect.cleandoc(function.__doc__ or "").replace("Examples:\n", "\b\nExamples:\n")
+        return of.command(name, rich_help_panel=panel, help=text)(function)
+
+    return register
+
+
+def _recipe_names() -> list[str]:
+    from sightline import api
+
+    return [row[0] for row in api.list_recipes().rows]
+
+
 Changes = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="changes, e.g. epochs=3 optimizer.momentum=0.9", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="changes, e.g. epochs=3 optimizer.momentum=0.9", show_default=False),
 ]
-Run = Annotated[Path, typer.Argument(help="run folder, e.g. runs/yolov7-tiny/1", show_default=False)]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, e.g. runs/yolov7-tiny/1", show_default=False)]
+AnyRun = Annotated[
+    Path, typer.Argument(metavar="RUN", help="run folder, or the folder of one of its checkpoints", show_default=False)
+]
 DataPath = Annotated[
     Path | None,
     typer.Option("--data", help="data set: YOLO data.yaml or folder, COCO folder or json, Pascal VOC folder"),
 ]
+Checkpoint = Annotated[
+    str, typer.Option(help="best, latest, or a step number", autocompletion=lambda: ["best", "latest"])
+]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="write the figures to this file")]
 
 
 def _version(wanted: bool) -> None:
@@ -51,17 +92,23 @@ def _root(
     del version
 
 
-@app.command()
+@command(panel=TRAINING)
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(help="name of a run (see: sightline list) or a YAML file of changes", show_default=False),
+        typer.Argument(
+            metavar="RECIPE",
+            help="name of a run (see: sightline list), or a YAML file that names a recipe and lists changes",
+            show_default=False,
+            autocompletion=_recipe_names,
+        ),
     ] = None,
     changes: Changes = None,
     data: DataPath = None,
     out: Annotated[Path | None, typer.Option(help="run folder; default runs/RECIPE/NUMBER")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the run in place of the number")] = None,
     from_run: Annotated[
-        Path | None, typer.Option("--from", help="repeat the run of this folder, with the same configuration")
+        Path | None, typer.Option("--from", metavar="RUN", help="repeat this run, with the same configuration")
     ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="print every value and where it came from, and stop")
@@ -69,7 +116,13 @@ def train(
 ) -> None:
     """Train a model. Without --data it trains on the built-in world.
 
-    Example: sightline train yolov7-tiny --data coco128 epochs=3 image_size=320
+    Examples:
+        sightline train yolov7-tiny-small --data my_data epochs=50 image_size=320
+        sightline train yolov7-tiny-small --data my_data --print-config
+        sightline train my_changes.yaml lr=0.002 --name slower
+        sightline train --from runs/yolov7-tiny-small/1 seed=1
+
+    Any key of a recipe can be changed; sightline list RECIPE shows them all. Ctrl-C saves and stops.
     """
     from sightline import api
 
@@ -78,161 +131,122 @@ def train(
         recipe = None
     config, origins = api.resolve(recipe, changes or [], data=data, from_run=from_run)
     if print_config:
-        typer.echo(api.describe_config(config, origins))
+        show_lines(api.describe_config(config, origins), origin_style)
         return
-    raise typer.Exit(api.train(config, out=out).exit_code)
+    raise typer.Exit(api.train(config, out=out, name=name).exit_code)
 
 
-@app.command()
+@command(panel=TRAINING)
 def resume(run: Run, changes: Changes = None) -> None:
     """Continue a run exactly where its newest whole checkpoint stands.
 
-    Example: sightline resume runs/yolov7-tiny/1, or with more epochs: sightline resume RUN epochs=100
+    Examples:
+        sightline resume runs/yolov7-tiny-small/1
+        sightline resume runs/yolov7-tiny-small/1 epochs=100
     """
     from sightline import api
 
     raise typer.Exit(api.resume(run, changes or []).exit_code)
 
 
-@app.command("eval")
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="run folder or one of its checkpoints", show_default=False)],
-    changes: Changes = None,
-    data: DataPath = None,
-    split: Annotated[str, typer.Option(help="part of the data set: val, test or train")] = "val",
-    checkpoint: Annotated[str, typer.Option(help="best, latest, or a step number")] = "best",
-    save: Annotated[Path | None, typer.Option(help="write the detections as COCO results to this file")] = None,
-    json: Annotated[Path | None, typer.Option(help="write the figures to this file")] = None,
+@command(panel=TRAINING)
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or a folder of runs")] = Path("runs"),
 ) -> None:
-    """Evaluate a trained model.
+    """What a run is doing: step, losses, time left; or that its process is dead.
 
-    Example: sightline eval runs/yolov7-tiny/1 --split test --save detections.json
+    Examples:
+        sightline status runs/yolov7-tiny-small/1
+        sightline status runs
     """
     from sightline import api
 
+    show(api.status(run))
+
+
+@command("eval", panel=USE)
+def evaluate(
+    run: AnyRun,
+    changes: Changes = None,
+    data: DataPath = None,
+    split: Annotated[
+        str, typer.Option(help="part of the data set: val, test or train", autocompletion=lambda: ["val", "test"])
+    ] = "val",
+    checkpoint: Checkpoint = "best",
+    save: Annotated[Path | None, typer.Option(help="write the detections as COCO results to this file")] = None,
+    json: JsonFile = None,
+) -> None:
+    """Evaluate a trained model.
+
+    Examples:
+        sightline eval runs/yolov7-tiny-small/1
+        sightline eval runs/yolov7-tiny-small/1 --split test --save detections.json --json figures.json
+        sightline eval runs/yolov7-tiny-small/1 --data other_data image_size=640 --checkpoint latest
+    """
+    from sightline import api
+
+    api.check_output(json)
     figures = api.evaluate(run, changes=changes or [], data=data, split=split, checkpoint=checkpoint, save=save)
-    typer.echo(figures.table())
+    show(*figures.notes, figures.title, *figures.tables())
     if json is not None:
         figures.write_json(json)
 
 
-@app.command()
+@command(panel=USE)
 def predict(
-    run: Annotated[Path, typer.Argument(help="run folder or one of its checkpoints", show_default=False)],
-    source: Annotated[str, typer.Argument(help="image, folder, glob ('*.jpg') or video", show_default=False)],
-    out: Annotated[Path, typer.Option(help="folder for pictures and predictions.json")] = Path("predictions"),
-    score: Annotated[float, typer.Option(min=0, max=1, help="show detections above this score")] = 0.25,
-    checkpoint: Annotated[str, typer.Option(help="best, latest, or a step number")] = "best",
+    run: AnyRun,
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="images, folders, patterns or videos; KEY=VALUE changes may follow",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="folder for pictures and predictions.json; default predictions, predictions-2, ..."),
+    ] = None,
+    score: Annotated[float, typer.Option(min=0, max=1, help="leave out detections below this score")] = 0.25,
+    checkpoint: Checkpoint = "best",
     pictures: Annotated[bool, typer.Option(help="write pictures with the boxes drawn in")] = True,
 ) -> None:
     """Detect on your own images.
 
-    Example: sightline predict runs/yolov7-tiny/1 photos/ --score 0.4
+    Examples:
+        sightline predict runs/yolov7-tiny-small/1 photos/
+        sightline predict runs/yolov7-tiny-small/1 'photos/*.jpg' --score 0.4 --out found
+        sightline predict runs/yolov7-tiny-small/1 drive.mp4 image_size=640 --no-pictures
     """
     from sightline import api
 
-    for line in api.predict(run, source, out=out, score_threshold=score, checkpoint=checkpoint, pictures=pictures):
-        typer.echo(line)
+    changes = [text for text in source if re.match(r"[a-z_.]+=", text) and not Path(text).exists()]
+    sources = [text for text in source if text not in changes]
+    if not sources:
+        raise DataError("predict: no image, folder, pattern or video is given. See: sightline predict --help")
+    folder = out if out is not None else api.free_folder(Path("predictions"))
+    results = api.predict(
+        run,
+        sources,
+        out=folder,
+        score_threshold=score,
+        checkpoint=checkpoint,
+        pictures=pictures,
+        changes=changes,
+    )
+    done, errors = 0, []
+    for result in results:
+        show(str(result))
+        done += 1
+        errors += [str(result)] if result.error else []
+    show(f"{done} {'picture' if done == 1 else 'pictures'}: {folder / 'predictions.json'}")
+    if errors:
+        more = f" (the first of {len(errors)} is shown)" if len(errors) > 1 else ""
+        raise DataError(f"{len(errors)} of {done} could not be read{more}. Repair or leave out {errors[0]}")
 
 
-@app.command("list")
-def list_(
-    recipe: Annotated[
-        str | None, typer.Argument(help="a recipe, to see all its keys with their values and help")
-    ] = None,
-) -> None:
-    """List all recipes, or all keys of one.
-
-    Example: sightline list yolov7-tiny
-    """
-    from sightline import api
-
-    typer.echo(str(api.list_recipes()) if recipe is None else api.describe_keys(recipe))
-
-
-@app.command()
-def check(
-    data: Annotated[Path, typer.Argument(help="data set: YOLO, COCO or Pascal VOC", show_default=False)],
-    quick: Annotated[bool, typer.Option("--quick", help="read headers only, do not decode the images")] = False,
-    json: Annotated[Path | None, typer.Option(help="write all faults to this file")] = None,
-) -> None:
-    """Look for faults in a data set: every one with file and line.
-
-    Example: sightline check my_data/data.yaml
-    """
-    from sightline import api
-
-    found = api.check(data, decode=not quick)
-    typer.echo("\n".join(found.lines()))
-    if json is not None:
-        import json as json_format
-
-        json.write_text(json_format.dumps(found.as_dict(), indent=1) + "\n")
-    raise typer.Exit(0 if found.is_usable else 2)
-
-
-@app.command()
-def report(run: Run) -> None:
-    """Write the run's page: report/index.html.
-
-    Example: sightline report runs/yolov7-tiny/1
-    """
-    from sightline import api
-
-    typer.echo(f"report: {api.report(run)}")
-
-
-@app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(help="two or more run folders", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="write the overlaid curves to this PNG file")] = None,
-) -> None:
-    """Put runs side by side: what differs in their configuration, and their figures."""
-    from sightline import api
-
-    typer.echo(api.compare(runs, out=out))
-
-
-@app.command()
-def world(
-    out: Annotated[Path, typer.Argument(help="new folder for the data set", show_default=False)],
-    format: Annotated[str, typer.Option(help="yolo, coco or voc")] = "yolo",
-    scenes: Annotated[int, typer.Option(min=2, help="number of pictures, training and validation together")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="another seed, another city")] = 0,
-) -> None:
-    """Write the built-in synthetic city as a data set.
-
-    Example: sightline world city --format coco --scenes 500
-    """
-    from sightline import api
-
-    typer.echo(api.world(out, format=format, scenes=scenes, seed=seed))
-
-
-@app.command("plot-lr")
-def plot_lr(
-    recipe: Annotated[str, typer.Argument(help="name of a run or a YAML file of changes", show_default=False)],
-    changes: Changes = None,
-    data: DataPath = None,
-    out: Annotated[Path, typer.Option(help="picture; a .csv of the same name is written beside it")] = Path("lr.png"),
-) -> None:
-    """Draw learning rates and momentum over a whole run before starting it."""
-    from sightline import api
-
-    config, _ = api.resolve(recipe, changes or [], data=data)
-    typer.echo(api.plot_lr(config, out=out))
-
-
-@app.command()
-def status(run: Run) -> None:
-    """What a run is doing: step, ETA, losses; or that its process is dead."""
-    from sightline import api
-
-    typer.echo(api.status(run))
-
-
-score = typer.Typer(help="Score the result files of any tool.", no_args_is_help=True)
-app.add_typer(score, name="score")
+score = typer.Typer(help="Score the result files of any tool.", no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(score, name="score", rich_help_panel=USE)
 
 
 @score.callback()
@@ -240,44 +254,194 @@ def _score() -> None:
     """Score the result files of any tool."""
 
 
-@score.command("coco")
+@command("coco", of=score)
 def score_coco(
-    truth: Annotated[Path, typer.Argument(help="COCO annotations, instances_*.json", show_default=False)],
-    detections: Annotated[Path, typer.Argument(help="COCO results, a json list", show_default=False)],
-    json: Annotated[Path | None, typer.Option(help="write the figures to this file")] = None,
+    truth: Annotated[
+        Path, typer.Argument(metavar="TRUTH", help="COCO annotations, instances_*.json", show_default=False)
+    ],
+    detections: Annotated[
+        Path, typer.Argument(metavar="DETECTIONS", help="COCO results, a json list", show_default=False)
+    ],
+    json: JsonFile = None,
 ) -> None:
-    """The 12 official COCO box figures.
+    """The 12 official COCO box figures of any tool's results.
 
-    Example: sightline score coco instances_val.json detections.json
+    Examples:
+        sightline score coco instances_val.json detections.json --json figures.json
     """
     from sightline import api
 
-    result = api.score_coco(truth, detections)
-    typer.echo(result.table())
+    api.check_output(json)
+    figures = api.score_coco(truth, detections)
+    show(figures.title, *figures.tables(), *figures.notes)
     if json is not None:
-        result.write_json(json)
+        figures.write_json(json)
+
+
+@command("list", panel=LOOK)
+def list_(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="a recipe, to see all its keys with their values and help", autocompletion=_recipe_names),
+    ] = None,
+    group: Annotated[str | None, typer.Argument(help="only the keys of this group")] = None,
+) -> None:
+    """List all recipes, or all keys of one.
+
+    Examples:
+        sightline list
+        sightline list yolov7-tiny
+        sightline list yolov7-tiny augment
+    """
+    from sightline import api
+
+    if recipe is None:
+        show(api.list_recipes())
+    else:
+        show_lines(api.describe_keys(recipe, group), help_style)
+
+
+@command(panel=LOOK)
+def report(run: Run) -> None:
+    """Write the run's page: report/index.html.
+
+    Examples:
+        sightline report runs/yolov7-tiny-small/1
+    """
+    from sightline import api
+
+    show(f"report: {api.report(run)}")
+
+
+@command(panel=LOOK)
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="two or more run folders", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="write the overlaid curves to this PNG file")] = None,
+) -> None:
+    """Put runs side by side: what differs in their configuration, and their figures.
+
+    Examples:
+        sightline compare runs/yolov7-tiny-small/1 runs/yolov7-tiny-small/2 --out curves.png
+    """
+    from sightline import api
+
+    tables = api.compare(runs, out=out)
+    show(*tables)
+    if len(tables) == 1:
+        show("The configurations are the same.")
+
+
+@command("plot-lr", panel=LOOK)
+def plot_lr(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="name of a run or a YAML file of changes",
+            show_default=False,
+            autocompletion=_recipe_names,
+        ),
+    ],
+    changes: Changes = None,
+    data: DataPath = None,
+    out: Annotated[Path, typer.Option(help="picture; a .csv of the same name is written beside it")] = Path("lr.png"),
+) -> None:
+    """Draw learning rates and momentum over a whole run before starting it.
+
+    Examples:
+        sightline plot-lr yolov7-tiny --data my_data epochs=60 schedule.kind=linear
+    """
+    from sightline import api
+
+    config, _ = api.resolve(recipe, changes or [], data=data)
+    show(api.plot_lr(config, out=out))
+
+
+@command(panel=DATA)
+def check(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="data set: YOLO, COCO or Pascal VOC", show_default=False)
+    ],
+    quick: Annotated[bool, typer.Option("--quick", help="read headers only, do not decode the images")] = False,
+    copies: Annotated[bool, typer.Option("--copies", help="look for images with the same content too")] = False,
+    every: Annotated[bool, typer.Option("--all", help="show every place, not the first five of each kind")] = False,
+    json: Annotated[Path | None, typer.Option(help="write all faults to this file")] = None,
+) -> None:
+    """Look for faults in a data set: every one with file and line. Writes nothing into it.
+
+    Ends with exit code 2 where training would refuse the data.
+
+    Examples:
+        sightline check my_data/data.yaml
+        sightline check my_data --all --json faults.json
+    """
+    import json as json_format
+
+    from sightline import api
+
+    api.check_output(json)
+    with counting("looking at images") as tell:
+        found = api.check(data, decode=not quick, same_content=copies, progress=tell)
+    show_lines("\n".join(found.lines(places=None if every else 5)), fault_style)
+    if json is not None:
+        api.write_output(json, json_format.dumps(found.as_dict(), indent=1) + "\n")
+    raise typer.Exit(0 if found.is_usable else 2)
+
+
+@command(panel=DATA)
+def world(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="new folder for the data set", show_default=False)],
+    format: Annotated[
+        str, typer.Option(help="yolo, coco or voc", autocompletion=lambda: ["yolo", "coco", "voc"])
+    ] = "yolo",
+    scenes: Annotated[int, typer.Option(min=2, help="number of pictures, training and validation together")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="another seed, another city")] = 0,
+) -> None:
+    """Write the built-in synthetic city as a data set.
+
+    Examples:
+        sightline world city --format coco --scenes 500
+    """
+    from sightline import api
+
+    with counting("rendering") as tell:
+        text = api.world(
+            out, format=format, scenes=scenes, seed=seed, progress=tell and (lambda done: tell(done, scenes))
+        )
+    show(text)
 
 
 def main() -> None:
     """Run one command; the only place where an error becomes an exit code."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         app(standalone_mode=False)
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), code=2)
     except typer.Abort:
-        _fail("stopped", code=3)
+        _fail("aborted", code=1)
+    except BrokenPipeError:  # of `sightline list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except FloatingPointError as error:
+        _fail(str(error), code=1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}", code=1)
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            _fail(f"out of memory: lower batch_size or image_size. {str(error).splitlines()[0]}", code=1)
         if not hasattr(error, "format_message"):  # only usage errors of the command line have it
             raise
         context = getattr(error, "ctx", None)
         hint = f"\nSee: {context.command_path} --help" if context is not None else ""
-        _fail(error.format_message() + hint)
+        _fail(error.format_message() + hint, code=2)
 
 
-def _fail(message: str, *, code: int = 2) -> None:
+def _fail(message: str, *, code: int) -> None:
     """Print a short text and leave. Control characters (of file names, say) are shown, not sent."""
     shown = "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in message)
     typer.secho("error: ", fg="red", nl=False, err=True)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 
+from sightline.data.memory import Scratch
 from sightline.data.sample import ImageBatch, ImageGeometry
 from sightline.data.transforms.image import PAD_VALUE, Image, plan_letterbox, resize, resized_hw, write_planes
 
@@ -25,7 +26,7 @@ def batch_of_one(image: Image, image_size: int, *, stride: int) -> ImageBatch:
     fit = plan_letterbox((height, width), input_hw, upscale=False)
     planes = np.empty((1, 3, *input_hw), np.uint8)
     resized = resize(np.ascontiguousarray(image), (height, width), area=True)
-    write_planes(resized, planes[0], left_top=fit.left_top, background=PAD_VALUE)
+    write_planes(resized, planes[0], Scratch(), left_top=fit.left_top, background=PAD_VALUE)
     scale_xy = (width / image_hw[1], height / image_hw[0])
     return ImageBatch(
         images=torch.from_numpy(planes),

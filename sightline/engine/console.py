@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.log import LogRow
+from sightline.engine.status import Pace
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 BAR_SECONDS = 0.2
 """Least time between two updates of the bar."""
+BAR_COLUMNS = 14
 
 
 class Console(Callback):
@@ -43,50 +46,67 @@ class Console(Callback):
         self._bar: Bar | None = None
         self._next = 0.0
         self._row: LogRow | None = None
-        self._best: float | None = None
         self._total_steps = 0
         self._epochs = 0
+        self._started = 0.0
+        self._pace = Pace()
+        self._step_seconds: float | None = None
 
     def say(self, text: str) -> None:
         """Print lines above the bar."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             print(text, file=self.stream, flush=True)
+
+    @contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """Say what takes so long, while it does; on a terminal only, since it is gone afterwards."""
+        if not self.is_terminal:
+            yield
+            return
+        from rich.console import Console as RichConsole
+
+        with RichConsole(file=self.stream).status(f"{text} ..."):
+            yield
 
     def on_run_start(self, training: Training) -> None:
         """Show the bar."""
         self._total_steps, self._epochs = training.plan.length.steps, training.plan.length.epochs
+        self._started = time.monotonic()
         if not self.is_terminal:
             return
         from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.table import Column
 
         self._bar = Progress(
             TextColumn("[bold]{task.fields[epoch]}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=BAR_COLUMNS),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=RichConsole(file=self.stream),
             transient=True,
             refresh_per_second=5,
         )
-        self._bar.add_task("steps", total=self._total_steps, completed=training.step, epoch="", text="")
+        self._bar.add_task("steps", total=self._total_steps, completed=training.step, epoch="", text="first step ...")
         self._bar.start()
 
     def on_step_end(self, training: Training, report: StepReport) -> None:
         """Move the bar, at most a few times a second."""
         if self._bar is None:
             return
-        now = time.perf_counter()
+        now = time.monotonic()
         if now < self._next:
             return
         self._next = now + BAR_SECONDS
-        text = _train_text(self._row.values, self._row.timing) if self._row is not None else ""
-        self._bar.update(
-            self._bar.task_ids[0], completed=report.step, epoch=f"epoch {report.epoch + 1}/{self._epochs}", text=text
-        )
+        self._mark(report.step, now)
+        self._show(report.step, report.epoch, self._text(report.step, digits=3))
+
+    def on_epoch_end(self, training: Training, epoch: int) -> None:
+        """An evaluation or a checkpoint may follow; its seconds are not those of steps."""
+        self._pace = Pace()
+        self._show(training.step, epoch, "evaluating or saving ...")
 
     def write(self, row: LogRow) -> None:
         """Take the logger's rows; piped output gets a line for each training row."""
@@ -94,8 +114,9 @@ class Console(Callback):
             return
         self._row = row
         if self._bar is None:
+            self._mark(row.step, time.monotonic())
             where = f"epoch {row.epoch + 1}/{self._epochs} step {row.step}/{self._total_steps}"
-            self.say(f"{where}  {_train_text(row.values, row.timing)}")
+            self.say(f"{where}  {self._text(row.step, digits=4)}")
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
         """A line with the figures."""
@@ -103,19 +124,36 @@ class Console(Callback):
         self.say(f"epoch {report.epoch + 1}/{self._epochs} step {report.step}  evaluated: {'  '.join(shown)}")
 
     def on_run_end(self, training: Training, outcome: str) -> None:
-        """Take the bar away."""
+        """Take the bar away; of a run that is done, say how long it took."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        if outcome == "done":
+            self.say(f"done: {training.step:,} steps; this session took {duration(time.monotonic() - self._started)}")
+
+    def _mark(self, step: int, now: float) -> None:
+        self._pace.mark(step, now)
+        self._step_seconds = self._pace.seconds_per_step() or self._step_seconds
+
+    def _show(self, step: int, epoch: int, text: str) -> None:
+        if self._bar is not None:
+            where = f"epoch {epoch + 1}/{self._epochs}"
+            self._bar.update(self._bar.task_ids[0], completed=step, epoch=where, text=text)
+
+    def _text(self, step: int, *, digits: int) -> str:
+        """Losses, lr and speed of the last row, and the time that is left."""
+        parts = [] if self._row is None else _train_parts(self._row.values, self._row.timing, digits)
+        if self._step_seconds is not None:
+            parts.append(f"ETA {duration(self._step_seconds * (self._total_steps - step))}")
+        return "  ".join(parts)
 
 
-def _train_text(values: Mapping[str, float], timing: Mapping[str, float]) -> str:
-    losses = [f"{name.removeprefix('loss/')} {value:.4f}" for name, value in values.items() if name.startswith("loss/")]
+def _train_parts(values: Mapping[str, float], timing: Mapping[str, float], digits: int) -> list[str]:
+    losses = [
+        f"{name.removeprefix('loss/')} {value:.{digits}f}" for name, value in values.items() if name.startswith("loss/")
+    ]
     rates = [value for name, value in values.items() if name.startswith("lr/")]
-    parts = [*losses, f"lr {max(rates):.2e}" if rates else "", f"{timing.get('images_per_second', 0):.0f} img/s"]
-    if "eta_seconds" in timing:
-        parts.append(f"ETA {duration(timing['eta_seconds'])}")
-    return "  ".join(part for part in parts if part)
+    return [*losses, *([f"lr {max(rates):.2e}"] if rates else []), f"{timing.get('images_per_second', 0):.0f} img/s"]
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """Makes the folder of a new run and finds the folder of an old one. A run is never overwritten."""
 
+import os
 import re
 from itertools import count
 from pathlib import Path
@@ -50,6 +51,26 @@ def new_run_folder(recipe: str, *, root: Path = RUNS, name: str | None = None, o
         ) from error
 
 
+def check_new_run_folder(recipe: str, *, root: Path = RUNS, name: str | None = None, out: Path | None = None) -> None:
+    """See early whether ``new_run_folder`` would refuse. Makes nothing.
+
+    Raises:
+        RunError: As ``new_run_folder``.
+    """
+    folder = out if out is not None else root / _checked_name("recipe", recipe)
+    if out is None and name is not None:
+        folder /= _checked_name("run", name)
+    if out is not None or name is not None:
+        _refuse_taken(folder)
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "is no folder" if not there.is_dir() else "may not be written to"
+        raise RunError(
+            f"{folder}: the run's folder cannot be made, since {there} {why}. "
+            "Give a folder that you may write: --out DIR."
+        )
+
+
 def is_run(folder: Path) -> bool:
     """Whether a run was started in a folder."""
     return (folder / RUN_FILE).is_file()
@@ -70,11 +91,18 @@ def existing_run(path: Path) -> Path:
         raise RunError(f"{path}: no such run.{near or ' Give the folder that the training printed.'}")
     inside = _runs_in(path)
     if inside:
-        raise RunError(f"{path}: holds {len(inside)} runs. Give one of them, such as {path / inside[-1]}.")
+        count = "a run" if len(inside) == 1 else f"{len(inside)} runs"
+        raise RunError(f"{path}: holds {count}. Give the run itself, such as {path / inside[-1]}.")
     raise RunError(f"{path}: no run was started here. Give a folder that holds {RUN_FILE}, such as runs/RECIPE/1.")
 
 
 def _named_folder(folder: Path) -> Path:
+    _refuse_taken(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _refuse_taken(folder: Path) -> None:
     if is_run(folder):
         raise RunError(
             f"{folder}: holds a run already. Continue it with 'sightline resume {folder}', "
@@ -84,8 +112,6 @@ def _named_folder(folder: Path) -> Path:
         raise RunError(f"{folder}: is a file. Give a folder: --out DIR.")
     if folder.is_dir() and any(folder.iterdir()):
         raise RunError(f"{folder}: is not empty and holds no run. Give an empty or new folder: --out DIR.")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _checked_name(what: str, name: str) -> str:

@@ -1,0 +1,329 @@
+"""A trained 2D detector on a user's own pictures: image, folder, pattern or video in, pictures and JSON out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sightline.api.configuration import PathLike, read_config
+from sightline.api.inference import class_names_of, load_weights, open_run, refuse_unused
+from sightline.api.output import check_output_folder, write_output
+from sightline.config.errors import ConfigError, DataError, RunError, did_you_mean
+from sightline.config.printable import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sightline.data.sample import BoxPrediction
+    from sightline.engine.checkpoint_reader import Checkpoint
+    from sightline.engine.run_config import RunConfig
+
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
+PREDICTION_KEYS = ("image_size", "device", "threads", "model")
+"""Keys and groups that a prediction uses."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One detected object."""
+
+    class_name: str
+    label: int
+    score: float
+    box_xyxy: tuple[float, float, float, float]
+    """Pixels of the original image."""
+
+
+@dataclass(frozen=True)
+class PicturePrediction:
+    """What was found on one picture, or why it could not be read. ``str`` is a line about it."""
+
+    file: str
+    frame: int | None
+    """Number of a video's frame, from 0; None for an image."""
+    detections: tuple[Found, ...]
+    """Best first."""
+    picture: Path | None = None
+    """Where the picture with boxes is."""
+    error: str = ""
+    """Why there are no detections."""
+
+    def __str__(self) -> str:
+        """``photos/a.jpg: 2 car, 1 person``."""
+        place = printable(self.file) + ("" if self.frame is None else f" frame {self.frame}")
+        names = [one.class_name for one in self.detections]
+        counts = {name: names.count(name) for name in dict.fromkeys(names)}
+        return f"{place}: " + (
+            self.error or ", ".join(f"{count} {printable(name)}" for name, count in counts.items()) or "nothing"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entry of ``predictions.json``."""
+        entry: dict[str, Any] = {"file": self.file}
+        if self.frame is not None:
+            entry["frame"] = self.frame
+        if self.error:
+            return entry | {"error": self.error}
+        if self.picture is not None:
+            entry["picture"] = self.picture.name
+        entry["detections"] = [
+            {
+                "class": one.class_name,
+                "label": one.label,
+                "score": round(one.score, 5),
+                "box_xyxy": [round(value, 2) for value in one.box_xyxy],
+            }
+            for one in self.detections
+        ]
+        return entry
+
+
+class Predictor:
+    """A trained 2D detector, ready to use. Made by ``sightline.load``."""
+
+    def __init__(self, config: RunConfig, checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
+        import torch
+
+        from sightline.engine.session import pick_device
+        from sightline.recipes.detection2d import Detection2DRun
+        from sightline.tasks.detection2d import Detection2D
+
+        if not isinstance(config, Detection2DRun):
+            raise ConfigError(f"recipe {config.recipe!r}: only 2D detectors predict on images.")
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.class_names = tuple(class_names)
+        self.image_size = config.image_size
+        self.device = pick_device(config.device)
+        detector = config.build_detector(len(class_names))
+        task = Detection2D(detector, class_names=class_names)
+        load_weights(task, checkpoint)
+        fuse = getattr(detector, "fuse", None)
+        if fuse is not None:
+            task.detector = fuse()
+        self.stride = int(cast(Any, detector).stride)
+        self.task = task.to(self.device).eval()
+
+    def __call__(self, image: np.ndarray[Any, Any]) -> BoxPrediction:
+        """Detect on one picture.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            Boxes in pixels of the picture, best first.
+        """
+        import torch
+
+        from sightline.data.single_image import batch_of_one
+
+        with torch.inference_mode():
+            batch = batch_of_one(image, self.image_size, stride=self.stride)
+            return self.task.predict(batch.to(self.device))[0]
+
+    def found_on(self, image: np.ndarray[Any, Any], *, score_threshold: float = 0.25) -> tuple[Found, ...]:
+        """As calling it, as plain values: the detections with at least this score, best first."""
+        prediction = self(image)
+        rows = zip(prediction.labels.tolist(), prediction.scores.tolist(), prediction.boxes_xyxy.tolist(), strict=True)
+        return tuple(
+            Found(self.class_names[label], label, score, (box[0], box[1], box[2], box[3]))
+            for label, score, box in rows
+            if score >= score_threshold
+        )
+
+    def predict_files(
+        self, sources: Sequence[PathLike], *, out: Path, score_threshold: float, pictures: bool
+    ) -> Iterator[PicturePrediction]:
+        """Detect on images, folders, patterns or videos; see ``sightline.predict``."""
+        paths = files_of(sources)
+        _refuse_overwriting(paths, out)
+        entries: list[dict[str, Any]] = []
+        used: set[Path] = set()
+        try:
+            for path, frame, image in _frames(paths):
+                if isinstance(image, DataError):
+                    if len(paths) == 1:
+                        raise image
+                    result = PicturePrediction(str(path), frame, (), error=_reason(image, path))
+                else:
+                    found = self.found_on(image, score_threshold=score_threshold)
+                    drawn = self._write_picture(out, path, frame, image, found, used) if pictures else None
+                    result = PicturePrediction(str(path), frame, found, drawn)
+                entries.append(result.as_dict())
+                yield result
+        finally:
+            if entries:
+                write_output(out / "predictions.json", "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
+
+    def _write_picture(
+        self, out: Path, path: Path, frame: int | None, image: Any, found: Sequence[Found], used: set[Path]
+    ) -> Path:
+        import numpy as np
+
+        from sightline.engine.gallery import write_picture
+        from sightline.tasks.drawing import draw_boxes
+
+        boxes = np.array([one.box_xyxy for one in found], dtype=np.float32).reshape(-1, 4)
+        labels = np.array([one.label for one in found], dtype=np.int64)
+        scores = np.array([one.score for one in found], dtype=np.float32)
+        drawn = draw_boxes(image, boxes, labels, self.class_names, scores=scores)
+        target = _unused(out / f"{path.stem if frame is None else f'{path.stem}_{frame:06d}'}.jpg", used)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            write_picture(target, drawn)
+        except OSError as error:
+            raise RunError(f"{printable(target)}: cannot be written ({error.strerror}). Name another --out.") from error
+        return target
+
+
+def load(run: PathLike, *, checkpoint: str = "best", changes: Sequence[str] = ()) -> Predictor:
+    """A trained model, ready to predict.
+
+    Args:
+        run: Run folder, or the folder of one of its checkpoints.
+        checkpoint: ``best``, ``latest``, or a step; of a run folder.
+        changes: ``key=value`` texts, e.g. ``image_size=640`` or ``device=cpu``.
+
+    Raises:
+        UserError: If there is no such run or checkpoint, or it is damaged.
+    """
+    refuse_unused(changes, PREDICTION_KEYS, "a prediction")
+    run_dir, found = open_run(Path(run), checkpoint)
+    return Predictor(read_config(run_dir, changes), found, class_names_of(run_dir))
+
+
+def predict(
+    run: PathLike,
+    source: PathLike | Sequence[PathLike],
+    *,
+    out: PathLike | None = None,
+    score_threshold: float = 0.25,
+    checkpoint: str = "best",
+    pictures: bool = True,
+    changes: Sequence[str] = (),
+) -> Iterator[PicturePrediction]:
+    """Detect on images, folders, patterns (``photos/*.jpg``) or videos, one picture at a time.
+
+    Pictures with the boxes drawn in and ``predictions.json`` are written to ``out``. A picture that cannot be read
+    gives a result with an ``error``, unless it is the only one.
+
+    Args:
+        run: Run folder, or the folder of one of its checkpoints.
+        source: One source or several.
+        out: Folder for the results; files of the same name in it are replaced. Default: ``predictions``, or
+            ``predictions-2`` and so on where that exists.
+        score_threshold: Detections below this score are left out.
+        checkpoint: ``best``, ``latest``, or a step; of a run folder.
+        pictures: Whether to write pictures.
+        changes: ``key=value`` texts, e.g. ``image_size=640``.
+
+    Raises:
+        UserError: If the model or the source cannot be used.
+    """
+    sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    folder = free_folder(Path("predictions")) if out is None else Path(out).expanduser()
+    check_output_folder(folder)
+    files_of(sources)  # wrong sources are told before a model is loaded
+    predictor = load(run, checkpoint=checkpoint, changes=changes)
+    return predictor.predict_files(sources, out=folder, score_threshold=score_threshold, pictures=pictures)
+
+
+def free_folder(path: Path) -> Path:
+    """The path, or the path with the first number from 2 that is not taken: ``predictions-2``."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def files_of(sources: Sequence[PathLike]) -> list[Path]:
+    """Image and video files that sources name, each once; those of a folder or pattern in the order of their names.
+
+    Raises:
+        DataError: If a source names none.
+    """
+    from sightline.data.image_header import IMAGE_SUFFIXES
+
+    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    found: dict[Path, None] = {}
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.is_file():
+            found[path] = None
+            continue
+        matches = sorted(path.rglob("*")) if path.is_dir() else _matches(path)
+        files = [one for one in matches if one.suffix.lower() in known and one.is_file()]
+        if not files:
+            raise DataError(
+                f"{printable(path)}: no image or video there. Give an image, a folder, a pattern in quotes such as "
+                "'photos/*.jpg', or a video."
+            )
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def _matches(path: Path) -> list[Path]:
+    from glob import glob, has_magic
+
+    matches = sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207 - a user's pattern may be absolute
+    if not matches and not has_magic(str(path)):
+        parent = path.parent
+        near = did_you_mean(path.name, [one.name for one in parent.iterdir()]) if parent.is_dir() else ""
+        raise DataError(f"{printable(path)}: no such file or folder.{near}")
+    return matches
+
+
+def _refuse_overwriting(paths: Sequence[Path], out: Path) -> None:
+    """A picture with boxes must not take the place of the picture that it was made from."""
+    folder = out.resolve()
+    for path in paths:
+        if path.resolve().parent == folder:
+            raise RunError(f"{printable(out)}: holds {printable(path.name)}, a source. Give another folder: --out DIR.")
+
+
+def _frames(paths: Sequence[Path]) -> Iterator[tuple[Path, int | None, Any]]:
+    """File, frame number (of a video) and RGB pixels of every picture; an error in place of pixels that are broken."""
+    import cv2
+
+    from sightline.data.decode import decode_image
+
+    for path in paths:
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            try:
+                yield path, None, decode_image(path)
+            except DataError as error:
+                yield path, None, error
+            continue
+        video = cv2.VideoCapture(str(path))
+        frame = 0
+        try:
+            while True:
+                got, image = video.read()
+                if not got:
+                    break
+                yield path, frame, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                frame += 1
+        finally:
+            video.release()
+        if frame == 0:
+            message = "no frame of this video can be read; convert it, for example to an mp4 with H.264"
+            yield path, None, DataError(f"{printable(path)}: {message}.")
+
+
+def _reason(error: DataError, path: Path) -> str:
+    """The error without the path that stands before it."""
+    return str(error).removeprefix(f"{printable(path)}: ")
+
+
+def _unused(path: Path, used: set[Path]) -> Path:
+    """The path, or one with a number: two files of one name in different folders do not overwrite each other."""
+    number, free = 1, path
+    while free in used:
+        number += 1
+        free = path.with_stem(f"{path.stem}_{number}")
+    used.add(free)
+    return free

@@ -1,0 +1,118 @@
+"""What a run is about to do, in a few lines: model, data, device, length, parameter groups."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sightline.api.table import Table
+from sightline.config.printable import printable
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sightline.engine.loop import Training
+    from sightline.engine.run_config import Problem, RunConfig
+
+
+def start_summary(config: RunConfig, problem: Problem, training: Training, run_dir: Path) -> str:
+    """The lines that stand above the progress of a new run."""
+    rows = [
+        ("model", _model(config, training)),
+        ("data", _data(config, problem)),
+        ("device", _device(config, training)),
+        ("length", _length(config, training)),
+        ("run", printable(run_dir)),
+    ]
+    return f"{Table(('', ''), rows)}\n\n{_groups(config, training)}\n"
+
+
+def _model(config: RunConfig, training: Training) -> str:
+    from sightline.recipes.detection2d import Detection2DRun
+
+    count = sum(parameter.numel() for parameter in training.task.parameters())
+    text = f"{printable(config.recipe or type(config).__name__)}, {count:,} parameters"
+    if isinstance(config, Detection2DRun):
+        size = config.image_size
+        detector: Any = training.task.detector
+        text += f", {convolution_gflops(detector, size):.3g} GFLOPs at {size} x {size}"
+    return text
+
+
+def convolution_gflops(detector: nn.Module, image_size: int) -> float:
+    """Operations of all convolutions for one square image, in 10^9; a multiplication and an addition are two.
+
+    The detector looks at a small black image and the count is scaled up, which is exact for convolutions that see
+    the whole image.
+    """
+    import torch
+    from torch import nn
+
+    small = 2 * int(detector.stride)  # type: ignore[arg-type]
+    operations = 0
+
+    def count(module: nn.Module, _inputs: object, out: torch.Tensor) -> None:
+        nonlocal operations
+        assert isinstance(module, nn.Conv2d)
+        operations += 2 * out.numel() * module.weight[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in detector.modules() if isinstance(m, nn.Conv2d)]
+    training = [module for module in detector.modules() if module.training]
+    place = next(detector.parameters()).device
+    try:
+        with torch.no_grad():
+            detector.eval().detect(torch.zeros(1, 3, small, small, device=place))  # type: ignore[operator]
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in training:
+            module.training = True
+    return operations * (image_size / small) ** 2 / 1e9
+
+
+def _data(config: RunConfig, problem: Problem) -> str:
+    path = getattr(getattr(config, "data", None), "path", None)
+    source = "the built-in world" if path is None else printable(path)
+    parts = [
+        f"{printable(name).rsplit('/', 1)[-1]} {split['num_images']:,} images with {split['num_boxes']:,} boxes"
+        for name, split in problem.facts.get("splits", {}).items()
+    ]
+    names = problem.facts.get("class_names", [])
+    if names:
+        shown = ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
+        parts.append(f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({shown})")
+    return f"{source}: {'; '.join(parts)}" if parts else source
+
+
+def _device(config: RunConfig, training: Training) -> str:
+    import torch
+
+    device = training.device
+    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    count = torch.get_num_threads()
+    threads = f" with {count} {'thread' if count == 1 else 'threads'}" if device.type == "cpu" else ""
+    parts = [f"{device}{name}{threads}", config.precision]
+    parts += ["channels last"] if config.channels_last else []
+    parts += ["compiled"] if config.compile else []
+    kind = getattr(getattr(config, "data", None), "loader", "threads")
+    parts += [f"{config.workers} loader {kind}" if config.workers else "no loader workers"]
+    return ", ".join(parts)
+
+
+def _length(config: RunConfig, training: Training) -> str:
+    length = training.plan.length
+    epochs = f"{length.epochs:,} {'epoch' if length.epochs == 1 else 'epochs'}"
+    window = config.accumulation.full_window(config.batch_size)
+    many = f", up to {window} of them a step" if window > 1 else ""
+    return f"{epochs}, {length.steps:,} steps, batches of {config.batch_size}{many}"
+
+
+def _groups(config: RunConfig, training: Training) -> Table:
+    """The parameter groups with what each is trained with."""
+    from sightline.engine.parameter_groups import group_table
+
+    rows = [
+        (row.group, f"{row.tensors:,}", f"{row.numel:,}", f"{row.weight_decay:g}", f"{config.lr * row.lr_scale:g}")
+        for row in group_table(training.optimizer.groups, examples=0)
+    ]
+    return Table(("group", "tensors", "parameters", "weight decay", "lr"), rows)
