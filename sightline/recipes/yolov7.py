@@ -78,7 +78,7 @@ def yolov7_tiny_small() -> YOLOv7Run:
 
     On BCCD (205 training, 87 validation images of blood cells, 320 pixels): AP 0.605 and AP50 0.915 on the
     validation images after the last epoch, means of seeds 0, 1, 2 (0.609 0.602 0.605 and 0.917 0.916 0.913), in
-    8.5 minutes on one thread of a 2-core server CPU with bf16. The published recipe with the same epochs: see
+    8.1 minutes on one thread of a 2-core server CPU with bf16. The published recipe with the same epochs: see
     ``yolov7_tiny``.
     """
     base = yolov7_tiny()
