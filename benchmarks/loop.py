@@ -1,0 +1,351 @@
+"""The engine's loop with all its duties, in extra microseconds a step over the same duties done by hand.
+
+The model is small (64-128-128-10, batches of 32, ready in memory), so that nothing hides the loop. Both sides do
+SGD with momentum, clip at norm 10, average the weights, follow a schedule, read the loss and write a line every 50
+steps. Ours is a whole session on a run folder: it also looks for non-finite losses, seeds every step, keeps
+``status.json`` fresh, prints progress, and stands ready for a stop and for checkpoints.
+
+Rows. ``by_hand``: the base, as one writes it, with ``torch.optim.SGD``, ``LambdaLR`` and a ``DataLoader``.
+``by_hand_fused``: the same without a ``DataLoader``, stepping with ``fused=True``. ``by_hand_kernels``: torch's private
+kernels called directly on ready lists, the least that these duties cost. ``bare``: forward, backward and step by hand,
+nothing else. ``ours``: as above; ``ours_bar`` with the progress bar of a terminal; ``ours_tensorboard`` with event
+files. ``accelerate`` and ``lightning`` (Fabric), where they are installed, do less: no clipping, average, schedule or
+log.
+
+A step's time is taken between the starts of two forward passes, after the first 50, so that set-up, evaluation and
+the checkpoint at the end do not count.
+"""
+
+import argparse
+import contextlib
+import copy
+import importlib.util
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.timing import emit
+from sightline.engine.console import Console
+from sightline.engine.run_config import Problem, RunConfig
+from sightline.engine.session import run_session
+from sightline.engine.task import Task
+
+LOG_EVERY = 50
+SKIP = 50
+STAMPS: list[tuple[float, float]] = []
+
+
+class Net(nn.Module):
+    """The model; its forward pass notes the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 64) -> (B, 10)."""
+        STAMPS.append((time.perf_counter(), time.process_time()))
+        return self.layers(x)
+
+
+class Ready(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Four ready batches in turn."""
+
+    def __init__(self, steps: int) -> None:
+        random = torch.Generator().manual_seed(0)
+        self.steps = steps
+        self.x = torch.randn(4, 32, 64, generator=random)
+        self.y = torch.randint(0, 10, (4, 32), generator=random)
+        self.pairs = [(self.x[k], self.y[k]) for k in range(4)]
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index >= self.steps:
+            raise IndexError
+        return self.x[index % 4], self.y[index % 4]
+
+
+def data_loader(steps: int) -> Any:
+    return torch.utils.data.DataLoader(Ready(steps), batch_size=None, num_workers=0)
+
+
+def from_memory(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    pairs = Ready(steps).pairs
+    for index in range(steps):
+        yield pairs[index % 4]
+
+
+def bare(steps: int, folder: Path) -> None:
+    net = Net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+    for x, y in data_loader(steps):
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+
+def by_hand(steps: int, folder: Path, *, fused: bool = False) -> None:
+    net = Net()
+    average = copy.deepcopy(net).requires_grad_(False)
+    averaged = [value for value in average.state_dict().values() if value.is_floating_point()]
+    live = [value for value in net.state_dict().values() if value.is_floating_point()]
+    parameters = list(net.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, fused=fused)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - 0.9 * step / steps)
+    total = 0.0
+    with (folder / "log.csv").open("w") as log:
+        for step, (x, y) in enumerate(from_memory(steps) if fused else data_loader(steps)):
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(net(x), y)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 10.0, foreach=True)
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(averaged, live, 0.001)
+            total += loss.item()
+            if step % LOG_EVERY == LOG_EVERY - 1:
+                log.write(f"{step},{total / LOG_EVERY}\n")
+                total = 0.0
+
+
+def by_hand_kernels(steps: int, folder: Path) -> None:
+    """The leanest that we can write: ready lists of tensors, torch's kernels called directly, all duties."""
+    net = Net()
+    average = copy.deepcopy(net).requires_grad_(False)
+    averaged, live = list(average.parameters()), list(net.parameters())
+    momentum = [torch.zeros_like(parameter, requires_grad=False) for parameter in live]
+    total = 0.0
+    with (folder / "log.csv").open("w") as log, torch.no_grad():
+        for step, (x, y) in enumerate(from_memory(steps)):
+            with torch.enable_grad():
+                loss = F.cross_entropy(net(x), y)
+            loss.backward()
+            gradients = [parameter.grad for parameter in live]
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
+            if norm > 10.0:
+                torch._foreach_mul_(gradients, 10.0 / (norm + 1e-6))
+            torch._fused_sgd_(
+                live,
+                gradients,
+                momentum,
+                weight_decay=0.0,
+                momentum=0.9,
+                lr=1e-3 * (1.0 - 0.9 * step / steps),
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+                is_first_step=False,
+            )
+            for parameter in live:
+                parameter.grad = None
+            torch._foreach_lerp_(averaged, live, 0.001)
+            total += loss.item()
+            if step % LOG_EVERY == LOG_EVERY - 1:
+                log.write(f"{step},{total / LOG_EVERY}\n")
+                total = 0.0
+
+
+@dataclass(frozen=True)
+class MemoryBatch:
+    """A ready batch."""
+
+    x: Tensor
+    y: Tensor
+    sample_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def to(self, device: torch.device) -> "MemoryBatch":
+        """The same on ``device``."""
+        return MemoryBatch(self.x.to(device), self.y.to(device), self.sample_ids)
+
+
+class Fetched(NamedTuple):
+    """A ready batch and its place."""
+
+    epoch: int
+    index: int
+    batch: MemoryBatch
+
+
+class MemoryLoader:
+    """The ready batches as the engine asks for them."""
+
+    def __init__(self, steps: int) -> None:
+        self.batches_per_epoch = steps
+        pairs = Ready(steps).pairs
+        self.batches = [MemoryBatch(x, y, tuple(range(32 * k, 32 * k + 32))) for k, (x, y) in enumerate(pairs)]
+
+    def batch_length(self, index: int) -> int:
+        """Samples of every batch."""
+        return 32
+
+    def iterate(self, *, epoch: int = 0, index: int = 0, epochs: int) -> Iterator[Fetched]:
+        """From any place on."""
+        for number in range(epoch, epochs):
+            for k in range(index, self.batches_per_epoch):
+                yield Fetched(number, k, self.batches[k % 4])
+            index = 0
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+class Classify(Task):
+    """Cross-entropy of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, batch: MemoryBatch) -> dict[str, Tensor]:
+        """The one loss."""
+        return {"entropy": F.cross_entropy(self.net(batch.x), batch.y)}
+
+
+class LoopRun(RunConfig):
+    """One epoch of so many batches."""
+
+    batches: int = 1000
+
+    def open(self, *, training: bool = True) -> Problem:
+        """Model and batches; nothing is evaluated."""
+        return Problem(task=Classify(), train_loader=MemoryLoader(self.batches), eval_loader=None)
+
+
+def ours(steps: int, folder: Path, *, bar: bool = False, tensorboard: bool = False) -> None:
+    config = LoopRun.model_validate(
+        {
+            "recipe": "loop",
+            "batches": steps,
+            "epochs": 1,
+            "batch_size": 32,
+            "lr": 1e-3,
+            "device": "cpu",
+            "optimizer": {"kind": "sgd", "momentum": 0.9},
+            "schedule": {"kind": "linear", "final": 0.1},
+            "ema": {"decay": 0.999},
+            "max_grad_norm": 10.0,
+            "log": {"every_steps": LOG_EVERY, "tensorboard": tensorboard, "train_pictures": 0, "eval_pictures": 0},
+        }
+    )
+    run_session(config, config.open(), folder, console=Console(io.StringIO(), is_terminal=bar))
+
+
+def accelerate(steps: int, folder: Path) -> None:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    net = Net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+    net, optimizer, batches = accelerator.prepare(net, optimizer, data_loader(steps))
+    for x, y in batches:
+        with accelerator.accumulate(net):
+            optimizer.zero_grad()
+            accelerator.backward(F.cross_entropy(net(x), y))
+            optimizer.step()
+
+
+def fabric(steps: int, folder: Path) -> None:
+    from lightning.fabric import Fabric
+
+    lightning = Fabric(accelerator="cpu", devices=1)
+    net = Net()
+    net, optimizer = lightning.setup(net, torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9))
+    for x, y in lightning.setup_dataloaders(data_loader(steps)):
+        optimizer.zero_grad(set_to_none=True)
+        lightning.backward(F.cross_entropy(net(x), y))
+        optimizer.step()
+
+
+ROWS: dict[str, Callable[[int, Path], None]] = {
+    "by_hand": by_hand,
+    "ours": ours,
+    "by_hand_fused": lambda steps, folder: by_hand(steps, folder, fused=True),
+    "by_hand_kernels": by_hand_kernels,
+    "ours_bar": lambda steps, folder: ours(steps, folder, bar=True),
+    "ours_tensorboard": lambda steps, folder: ours(steps, folder, tensorboard=True),
+    "bare": bare,
+}
+PEERS = {"accelerate": accelerate, "lightning": fabric}
+
+
+def run_once(row: Callable[[int, Path], None], steps: int) -> tuple[float, float]:
+    """(wall, CPU of all threads) seconds a step of one run."""
+    STAMPS.clear()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        row(steps, Path(folder))
+    (wall, cpu), (wall_end, cpu_end) = STAMPS[SKIP], STAMPS[-1]
+    assert len(STAMPS) == steps, f"{len(STAMPS)} of {steps} steps"
+    count = steps - 1 - SKIP
+    return (wall_end - wall) / count, (cpu_end - cpu) / count
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks loop", description=__doc__)
+    parser.add_argument("--steps", type=int, default=500, help="per run")
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--rows", help="only these, comma-separated; by_hand and ours are always there")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    rows = dict(ROWS)
+    rows |= {name: row for name, row in PEERS.items() if importlib.util.find_spec(name) is not None}
+    if options.rows is not None:
+        wanted = {"by_hand", "ours", *options.rows.split(",")}
+        rows = {name: row for name, row in rows.items() if name in wanted}
+
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
+    names = list(rows)
+    for number in range(-1, options.rounds):  # the first round warms up
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            time_ = run_once(rows[name], options.steps)
+            if number >= 0:
+                samples[name].append(time_)
+
+    def extra(name: str, base: str, clock: int) -> float:
+        pairs = zip(samples[name], samples[base], strict=True)
+        return round(1e6 * statistics.median(mine[clock] - other[clock] for mine, other in pairs), 1)
+
+    table = {
+        name: {
+            "cpu_us": round(1e6 * statistics.median(time_[1] for time_ in times), 1),
+            "extra_cpu_us": extra(name, "by_hand", 1),
+            "extra_wall_us": extra(name, "by_hand", 0),
+        }
+        for name, times in samples.items()
+    }
+    emit(
+        "loop",
+        figure=table["ours"]["extra_cpu_us"],
+        unit="extra CPU microseconds a step over the same duties by hand",
+        peer=f"a loop written by hand, torch {torch.__version__}",
+        goal="<= 25",
+        rounds=options.rounds,
+        steps=options.steps,
+        over={name: extra("ours", name, 1) for name in names if name.startswith("by_hand_")},
+        rows=table,
+    )
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])
