@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TextIO
 
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.log import LogRow
-from sightline.engine.status import Pace
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -49,8 +48,6 @@ class Console(Callback):
         self._total_steps = 0
         self._epochs = 0
         self._started = 0.0
-        self._pace = Pace()
-        self._step_seconds: float | None = None
 
     def say(self, text: str) -> None:
         """Print lines above the bar."""
@@ -100,12 +97,10 @@ class Console(Callback):
         if now < self._next:
             return
         self._next = now + BAR_SECONDS
-        self._mark(report.step, now)
-        self._show(report.step, report.epoch, self._text(report.step, digits=3))
+        self._show(report.step, report.epoch, self._text(digits=3))
 
     def on_epoch_end(self, training: Training, epoch: int) -> None:
-        """An evaluation or a checkpoint may follow; its seconds are not those of steps."""
-        self._pace = Pace()
+        """An evaluation or a checkpoint may follow."""
         self._show(training.step, epoch, "evaluating or saving ...")
 
     def write(self, row: LogRow) -> None:
@@ -114,9 +109,8 @@ class Console(Callback):
             return
         self._row = row
         if self._bar is None:
-            self._mark(row.step, time.monotonic())
             where = f"epoch {row.epoch + 1}/{self._epochs} step {row.step}/{self._total_steps}"
-            self.say(f"{where}  {self._text(row.step, digits=4)}")
+            self.say(f"{where}  {self._text(digits=4)}")
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
         """A line with the figures."""
@@ -131,21 +125,14 @@ class Console(Callback):
         if outcome == "done":
             self.say(f"done: {training.step:,} steps; this session took {duration(time.monotonic() - self._started)}")
 
-    def _mark(self, step: int, now: float) -> None:
-        self._pace.mark(step, now)
-        self._step_seconds = self._pace.seconds_per_step() or self._step_seconds
-
     def _show(self, step: int, epoch: int, text: str) -> None:
         if self._bar is not None:
             where = f"epoch {epoch + 1}/{self._epochs}"
             self._bar.update(self._bar.task_ids[0], completed=step, epoch=where, text=text)
 
-    def _text(self, step: int, *, digits: int) -> str:
-        """Losses, lr and speed of the last row, and the time that is left."""
-        parts = [] if self._row is None else _train_parts(self._row.values, self._row.timing, digits)
-        if self._step_seconds is not None:
-            parts.append(f"ETA {duration(self._step_seconds * (self._total_steps - step))}")
-        return "  ".join(parts)
+    def _text(self, *, digits: int) -> str:
+        """Losses, lr, speed and time left, of the last row."""
+        return "" if self._row is None else "  ".join(_train_parts(self._row.values, self._row.timing, digits))
 
 
 def _train_parts(values: Mapping[str, float], timing: Mapping[str, float], digits: int) -> list[str]:
@@ -153,7 +140,8 @@ def _train_parts(values: Mapping[str, float], timing: Mapping[str, float], digit
         f"{name.removeprefix('loss/')} {value:.{digits}f}" for name, value in values.items() if name.startswith("loss/")
     ]
     rates = [value for name, value in values.items() if name.startswith("lr/")]
-    return [*losses, *([f"lr {max(rates):.2e}"] if rates else []), f"{timing.get('images_per_second', 0):.0f} img/s"]
+    parts = [*losses, *([f"lr {max(rates):.2e}"] if rates else []), f"{timing.get('images_per_second', 0):.0f} img/s"]
+    return [*parts, f"ETA {duration(timing['eta_seconds'])}"] if "eta_seconds" in timing else parts
 
 
 def duration(seconds: float) -> str:

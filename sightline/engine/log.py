@@ -54,6 +54,52 @@ class Sink(Protocol):
         """Take one row."""
 
 
+class TimeLeft:
+    """Judges the seconds until a run's end from what its micro-batches and the pauses between its epochs took.
+
+    The first micro-batches of a session fill caches and start workers; they do not count. A pause is what stands
+    between the last step of an epoch and the first of the next: evaluation, pictures, checkpoint.
+
+    Args:
+        iterations: Micro-batches of the whole run.
+        epochs: Its passes over the data.
+    """
+
+    SLOW = 3
+
+    def __init__(self, *, iterations: int, epochs: int) -> None:
+        self._iterations, self._epochs = iterations, epochs
+        self._seen = self._counted = self._ended = 0
+        self._seconds = self._pauses = 0.0
+        self._last: tuple[int, float] | None = None
+        self._paused_at: float | None = None
+
+    def step(self, iteration: int, now: float) -> None:
+        """``iteration`` micro-batches were done at time ``now``, seconds of a clock that never jumps."""
+        if self._paused_at is not None:
+            self._pauses += now - self._paused_at
+            self._ended += 1
+        elif self._last is not None:
+            done, since = self._last
+            self._seen += iteration - done
+            if self._seen > self.SLOW:
+                self._counted += iteration - done
+                self._seconds += now - since
+        self._last, self._paused_at = (iteration, now), None
+
+    def pause(self, now: float) -> None:
+        """An epoch ended."""
+        self._paused_at = now
+
+    def seconds(self) -> float | None:
+        """Seconds left; None before anything can be said."""
+        if self._last is None or not self._counted:
+            return None
+        left = self._iterations - self._last[0]
+        pause = self._pauses / self._ended if self._ended else 0.0
+        return self._seconds / self._counted * left + pause * left * self._epochs / self._iterations
+
+
 class Logger(Callback):
     """Adds up what steps report and gives a row to every sink at the interval."""
 
@@ -67,9 +113,13 @@ class Logger(Callback):
         self._steps = 0
         self._samples = 0
         self._since = time.perf_counter()
+        self._busy_seconds = 0.0
+        self._time_left: TimeLeft | None = None
 
     def on_run_start(self, training: Training) -> None:
         """Start the clock."""
+        length = training.plan.length
+        self._time_left = TimeLeft(iterations=length.iterations, epochs=length.epochs)
         self._since = time.perf_counter()
 
     def on_step_end(self, training: Training, report: StepReport) -> None:
@@ -86,12 +136,18 @@ class Logger(Callback):
         self._norm = report.grad_norm
         self._steps += 1
         self._samples += len(report.sample_ids)
+        if self._time_left is not None:
+            self._time_left.step(training.iteration, time.perf_counter())
         if report.step % self.config.every_steps == 0:
             self._emit(training, report)
 
     def on_epoch_end(self, training: Training, epoch: int) -> None:
-        """A mean never reaches over an epoch's end: what is left is dropped from the next row's mean."""
-        self._forget()
+        """What follows until the next step is no training time."""
+        now = time.perf_counter()
+        self._busy_seconds += now - self._since
+        self._since = now
+        if self._time_left is not None:
+            self._time_left.pause(now)
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
         """Write the figures."""
@@ -110,8 +166,11 @@ class Logger(Callback):
             values["grad_norm"] = float(self._norm)
         if training.guard.skipped:
             values["skipped_steps"] = float(training.guard.skipped)
-        seconds = time.perf_counter() - self._since
+        seconds = self._busy_seconds + time.perf_counter() - self._since
         timing = {"images_per_second": self._samples / seconds if seconds > 0 else 0.0}
+        eta = self._time_left.seconds() if self._time_left is not None else None
+        if eta is not None:
+            timing["eta_seconds"] = eta
         row = LogRow("train", report.step, report.epoch, values, timing)
         for sink in self.sinks:
             sink.write(row)
@@ -119,7 +178,7 @@ class Logger(Callback):
 
     def _forget(self) -> None:
         self._sums, self._names, self._steps, self._samples = [], [], 0, 0
-        self._since = time.perf_counter()
+        self._since, self._busy_seconds = time.perf_counter(), 0.0
 
     def state(self) -> dict[str, Any]:
         """The means of an interval that is not over yet."""

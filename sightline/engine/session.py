@@ -34,7 +34,6 @@ from sightline.engine.saving import Saver, load_training, start_from_weights
 from sightline.engine.schedule import Schedule
 from sightline.engine.status import Heartbeat
 from sightline.engine.stop import StopRequest
-from sightline.engine.task import Loader
 from sightline.engine.tensorboard import TensorBoardSink
 
 Outcome = Literal["done", "stopped"]
@@ -151,16 +150,25 @@ class Beat(Callback):
     def __init__(self, heartbeat: Heartbeat) -> None:
         self.heartbeat = heartbeat
         self._losses: dict[str, float] = {}
+        self._timing: Mapping[str, float] = {}
 
     def write(self, row: LogRow) -> None:
-        """Take the losses of the logger's rows."""
+        """Take losses, speed and time left of the logger's rows."""
         if row.kind == "train":
             self._losses = {name: value for name, value in row.values.items() if name.startswith("loss")}
+            self._timing = row.timing
 
     def on_step_end(self, training: Training, report: StepReport) -> None:
         """Say where the run is, when it is time."""
         if self.heartbeat.is_due():
-            self.heartbeat.beat("running", step=report.step, epoch=training.epoch, losses=self._losses)
+            self.heartbeat.beat(
+                "running",
+                step=report.step,
+                epoch=training.epoch,
+                losses=self._losses,
+                samples_per_s=self._timing.get("images_per_second"),
+                eta_s=self._timing.get("eta_seconds"),
+            )
 
     def on_epoch_end(self, training: Training, epoch: int) -> None:
         """An evaluation may follow."""
@@ -236,7 +244,6 @@ def run_session(
             run_dir,
             total_steps=training.plan.length.steps,
             total_epochs=training.plan.length.epochs,
-            samples_per_step=_samples_per_step(training, loader),
             period_s=config.log.heartbeat_seconds,
         )
         beat, result = Beat(heartbeat), _LastFigures()
@@ -310,9 +317,3 @@ class _LastFigures(Callback):
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
         self.metrics = dict(report.metrics)
-
-
-def _samples_per_step(training: Training, loader: Loader) -> float:
-    length = training.plan.length
-    samples = sum(loader.batch_length(index) for index in range(loader.batches_per_epoch))
-    return samples * length.epochs / length.steps

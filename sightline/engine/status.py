@@ -6,7 +6,6 @@ back from it when a run resumes, and a disk that refuses it does not stop a run.
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -66,40 +65,6 @@ class Status(Config):
         return self.state if self.state in _ENDED or self.is_alive() else "dead"
 
 
-class Pace:
-    """Seconds per step over the recent past, for throughput and the time left.
-
-    The first steps after a start are left out: they pay for warm-up of memory, kernels and workers.
-
-    Args:
-        skip_steps: Steps after the start that do not count.
-        window_s: How far the recent past reaches.
-    """
-
-    def __init__(self, skip_steps: int = 3, window_s: float = 60.0) -> None:
-        self.skip_steps = skip_steps
-        self.window_s = window_s
-        self._marks: deque[tuple[float, int]] = deque()
-        self._first_step: int | None = None
-
-    def mark(self, step: int, now: float) -> None:
-        """Say that ``step`` steps were taken at time ``now`` (seconds of a clock that never jumps)."""
-        if self._first_step is None:
-            self._first_step = step
-        if step - self._first_step < self.skip_steps:
-            return
-        self._marks.append((now, step))
-        while len(self._marks) > 2 and now - self._marks[1][0] >= self.window_s:
-            self._marks.popleft()
-
-    def seconds_per_step(self) -> float | None:
-        """Mean over the window; None before anything can be said."""
-        if len(self._marks) < 2:
-            return None
-        (start, first), (end, last) = self._marks[0], self._marks[-1]
-        return (end - start) / (last - first) if last > first else None
-
-
 class Heartbeat:
     """Writes ``status.json``, at most once per ``period_s``; changes of state are written at once.
 
@@ -107,7 +72,6 @@ class Heartbeat:
         run_dir: The run's folder.
         total_steps: Steps at which the run ends.
         total_epochs: Epochs at which the run ends.
-        samples_per_step: Samples of one step over all processes, for the throughput.
         period_s: Least time between two writings.
         clock: Seconds that never jump; tests pass their own.
     """
@@ -118,22 +82,21 @@ class Heartbeat:
         *,
         total_steps: int | None = None,
         total_epochs: int | None = None,
-        samples_per_step: float | None = None,
         period_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = run_dir / STATUS_FILE
         self.total_steps = total_steps
         self.total_epochs = total_epochs
-        self.samples_per_step = samples_per_step
         self.period_s = period_s
         self._clock = clock
-        self._pace = Pace()
         self._process = ProcessIdentity.here()
         self._next = float("-inf")
         self._state: State | None = None
         self._step = self._epoch = 0
         self._losses: dict[str, float] = {}
+        self._samples_per_s: float | None = None
+        self._eta_s: float | None = None
         self._complained = False
 
     def is_due(self) -> bool:
@@ -147,6 +110,8 @@ class Heartbeat:
         step: int | None = None,
         epoch: int | None = None,
         losses: Mapping[str, float] | None = None,
+        samples_per_s: float | None = None,
+        eta_s: float | None = None,
         message: str = "",
     ) -> bool:
         """Say where the run is; what is not given stays as it was.
@@ -156,6 +121,8 @@ class Heartbeat:
             step: Optimizer steps taken.
             epoch: Complete passes over the data.
             losses: Plain numbers, the last ones known.
+            samples_per_s: Throughput.
+            eta_s: Seconds left.
             message: One line for people.
 
         Returns:
@@ -165,26 +132,23 @@ class Heartbeat:
         self._step = self._step if step is None else step
         self._epoch = self._epoch if epoch is None else epoch
         self._losses = self._losses if losses is None else dict(losses)
+        self._samples_per_s = self._samples_per_s if samples_per_s is None else samples_per_s
+        self._eta_s = self._eta_s if eta_s is None else eta_s
         if state == self._state and now < self._next:
             return False
-        if state == "running":
-            self._pace.mark(self._step, now)
-        elif self._state != state:
-            self._pace = Pace()  # an evaluation is no step: measure anew afterwards
         self._state = state
         self._next = now + self.period_s
         return self._write(state, message)
 
     def _write(self, state: State, message: str) -> bool:
-        pace = None if state in _ENDED else self._pace.seconds_per_step()
         status = Status(
             state=state,
             step=self._step,
             total_steps=self.total_steps,
             epoch=self._epoch,
             total_epochs=self.total_epochs,
-            eta_s=None if pace is None or self.total_steps is None else pace * max(0, self.total_steps - self._step),
-            samples_per_s=self.samples_per_step / pace if pace and self.samples_per_step else None,
+            eta_s=None if state in _ENDED else self._eta_s,
+            samples_per_s=None if state in _ENDED else self._samples_per_s,
             losses=self._losses,
             message=message,
             updated=time.time(),
