@@ -15,7 +15,7 @@ import yaml
 
 from sightline import api
 from sightline.cli.main import app
-from sightline.config.base import Config
+from sightline.config.base import Config, field_help
 from sightline.config.errors import UserError
 from sightline.config.override import leaves
 from sightline.recipes import RECIPES, recipe
@@ -274,29 +274,36 @@ def key_table():
     """All keys of a recipe as Markdown tables, one for each group, in their order."""
     lines = []
 
-    def add(config, prefix, title):
-        rows = []
-        for name, field in type(config).model_fields.items():
-            value = getattr(config, name)
-            if not isinstance(value, Config):
-                about = " ".join((field.description or "").split()).replace("|", "\\|")
-                rows.append(f"| `{prefix}{name}` | `{_shown(value)}` | {about} |")
+    def add(config, prefix, title, about):
+        texts = {name: _markdown(text) for name, text in field_help(type(config)).items()}
+        values = {name: getattr(config, name) for name in type(config).model_fields}
+        groups = {name: value for name, value in values.items() if isinstance(value, Config)}
+        rows = [
+            f"| `{prefix}{name}` | `{_shown(value)}` | {texts.get(name, '')} |"
+            for name, value in values.items()
+            if name not in groups
+        ]
+        lines.extend([f"### {title}", "", *([about, ""] if about else [])])
         if rows:
-            lines.extend([f"### {title}", "", "| Key | Value | Meaning |", "| --- | --- | --- |", *rows, ""])
-        for name in type(config).model_fields:
-            value = getattr(config, name)
-            if isinstance(value, Config):
-                add(value, f"{prefix}{name}.", f"{prefix}{name}")
+            lines.extend(["| Key | Value | Meaning |", "| --- | --- | --- |", *rows, ""])
+        for name, group in groups.items():
+            first_line = _markdown((type(group).__doc__ or "").split("\n\n")[0])
+            add(group, f"{prefix}{name}.", f"{prefix}{name}", texts.get(name) or first_line)
 
-    add(recipe(KEY_RECIPE), "", "top level")
+    add(recipe(KEY_RECIPE), "", "top level", "")
     return "\n".join(lines)
+
+
+def _markdown(text):
+    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
 
 
 def _shown(value):
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_shown, value)) + "]"
     if isinstance(value, Config):
-        given = {name: item for name, item in value if item != type(value).model_fields[name].default}
+        defaults = {name: field.default for name, field in type(value).model_fields.items()}
+        given = {name: item for name, item in value if item != defaults[name] or name == "rule"}
         return "{" + ", ".join(f"{name}: {_shown(item)}" for name, item in given.items()) + "}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -311,6 +318,12 @@ def with_key_table(text):
 def test_the_table_of_keys_is_that_of_the_recipe():
     text = KEY_PAGE.read_text()
     assert text == with_key_table(text), "write it anew with: python -m tests.test_docs"
+
+
+def test_nearly_every_key_is_explained():
+    rows = re.findall(r"^\| `[a-z_.]+` \| `.*` \| (.*) \|$", key_table(), re.MULTILINE)
+    assert len(rows) > 100
+    assert sum(not about for about in rows) < 0.1 * len(rows)
 
 
 if __name__ == "__main__":
