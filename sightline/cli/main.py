@@ -416,9 +416,8 @@ def main() -> None:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        code = app(standalone_mode=False)  # what a command's typer.Exit carries comes back as a value
+        sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
         _fail(str(error), code=2)
     except typer.Abort:
