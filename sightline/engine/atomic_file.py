@@ -1,6 +1,8 @@
 """Files and folders that are either the old ones or the new ones, never half of each."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 WRITING = ".writing-"
@@ -16,21 +18,31 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         durable: Wait until the disk has it, so that it outlives a power cut too. Without, it outlives a kill.
 
     Raises:
-        OSError: It cannot be written; the old file is untouched.
+        OSError: It cannot be written, names it; the old file is untouched.
     """
     temporary = path.parent / f"{WRITING}{os.getpid()}-{path.name}"
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path):
+            with temporary.open("wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if durable:
         fsync_path(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An ``OSError`` inside names this file: a full disk says nothing of its own accord."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def fsync_path(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sightline.engine.atomic_file import replace_file
+from sightline.engine.atomic_file import naming, replace_file
 from sightline.engine.callback import Callback, EvaluationReport
 from sightline.engine.task import Loader, Picture, Task
 
@@ -95,7 +95,8 @@ def write_picture(path: Path, pixels: Pixels) -> None:
     """(H, W, 3) uint8 RGB as a JPEG or PNG file, by the suffix."""
     from PIL import Image
 
-    Image.fromarray(pixels).save(path, quality=88)
+    with naming(path):
+        Image.fromarray(pixels).save(path, quality=88)
 
 
 def grid(tiles: Sequence[Pixels]) -> Pixels:

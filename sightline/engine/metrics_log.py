@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sightline.config.errors import RunError
+from sightline.engine.atomic_file import naming
 
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
@@ -62,14 +63,15 @@ class MetricsLog:
             values: Plain numbers by name; NaN and infinity are allowed.
 
         Raises:
-            OSError: The disk refused; no part of the row stays behind.
+            OSError: The disk refused, names the file; no part of the row stays behind.
         """
         row = {"step": step, "epoch": epoch, "kind": kind, "values": {k: _to_json(v) for k, v in values.items()}}
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         try:
-            written = 0
-            while written < len(line):
-                written += self._file.write(line[written:])
+            with naming(self.path):
+                written = 0
+                while written < len(line):
+                    written += self._file.write(line[written:])
         except OSError:
             self._file.truncate(self.length)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from sightline.engine.stop import StopRequest
 from sightline.engine.tensorboard import TensorBoardSink
 
 Outcome = Literal["done", "stopped"]
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -288,6 +290,9 @@ def run_session(
             writer.flush()
         except BaseException as error:
             heartbeat.beat("failed", message=str(error).splitlines()[0] if str(error) else type(error).__name__)
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                why = f"{error.strerror}. The checkpoints are whole: make room, then resume the run"
+                raise OSError(error.errno, why, error.filename) from error
             raise
         finally:
             for callback in every:

@@ -1,7 +1,14 @@
-"""Rows of the logger as TensorBoard events. TensorBoard is imported when the first row is written."""
+"""Rows of the logger as TensorBoard events. TensorBoard is imported when the first row is written.
+
+Every row is in the kernel's hands when ``write`` returns, so a kill loses none. The events are for people to look
+at, nothing is read back from them: a disk that refuses them does not stop a run.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 import time
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +16,9 @@ from typing import Any, Self
 
 from sightline.engine.log import LogRow
 
-FLUSH_SECONDS = 10.0
+FILE_VERSION = "brain.Event:2"
+"""What every events file begins with."""
+_log = logging.getLogger(__name__)
 
 
 class TensorBoardSink:
@@ -23,25 +32,41 @@ class TensorBoardSink:
     def __init__(self, run_dir: Path, *, purge_step: int | None = None) -> None:
         self.run_dir = run_dir
         self.purge_step = purge_step
-        self._writer: Any = None
-        self._last_flush = 0.0
+        self._records: Any = None
+        self._is_refused = False
 
     def write(self, row: LogRow) -> None:
         """Add all figures of a row at its step."""
-        writer = self._open()
-        for name, value in {**row.values, **row.timing}.items():
-            writer.add_scalar(tag_of(row.kind, name), value, row.step)
-        now = time.monotonic()
-        if now - self._last_flush > FLUSH_SECONDS or row.kind == "eval":
-            writer.flush()
-            self._last_flush = now
+        if self._is_refused:
+            return
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-    def _open(self) -> Any:
-        if self._writer is None:
-            from torch.utils.tensorboard.writer import SummaryWriter
+        values = [
+            Summary.Value(tag=tag_of(row.kind, name), simple_value=value)
+            for name, value in {**row.values, **row.timing}.items()
+        ]
+        try:
+            if self._records is None:
+                self._begin()
+            self._put(Event(step=row.step, summary=Summary(value=values)))
+        except OSError as error:
+            self._is_refused = True
+            _log.warning("%s: no more TensorBoard events are written: %s", self.run_dir, error.strerror)
 
-            self._writer = SummaryWriter(str(self.run_dir), purge_step=self.purge_step)
-        return self._writer
+    def _begin(self) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.0"
+        self._records = RecordWriter((self.run_dir / name).open("ab", buffering=0))
+        self._put(Event(file_version=FILE_VERSION))
+        if self.purge_step is not None:
+            self._put(Event(step=self.purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def _put(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
 
     def __enter__(self) -> Self:
         return self
@@ -49,8 +74,8 @@ class TensorBoardSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._records is not None:
+            self._records.close()
 
 
 def tag_of(kind: str, name: str) -> str:

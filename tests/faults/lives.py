@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -40,11 +41,13 @@ class Life:
             out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(out, 1)
             os.dup2(out, 2)
+            sys.stdout = sys.stderr = os.fdopen(2, "w", closefd=False)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             code = work()
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
+            sys.stderr.flush()
             os._exit(code)
 
     def is_alive(self) -> bool:

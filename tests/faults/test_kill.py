@@ -14,7 +14,7 @@ from collections import Counter
 import pytest
 
 from tests.faults.moments import is_evaluating, is_locked, is_writing
-from tests.faults.tiny import STEPS_PER_EPOCH, assert_same_bits, live, logged_step, train
+from tests.faults.tiny import STEPS_PER_EPOCH, assert_same_bits, live, logged_step, shown_steps, train
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to kill processes cheaply")
 
@@ -79,6 +79,7 @@ def kill_again_and_again(run, unbroken, begin_life, changes, kills):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in rows if row["kind"] == "train"]
     assert steps == list(range(1, len(steps) + 1))
+    assert shown_steps(run) == steps
     return lives
 
 

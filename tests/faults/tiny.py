@@ -7,7 +7,9 @@ import io
 import json
 import os
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
+from unittest import mock
 
 from sightline import api
 from sightline.engine.console import Console
@@ -45,19 +47,30 @@ def quiet() -> Console:
     return Console(io.StringIO(), is_terminal=False)
 
 
+def changes_with(*changes: str) -> list[str]:
+    """The changes of every tiny run, and more of them, which win."""
+    given = dict(change.split("=", 1) for change in (*CHANGES, *changes))
+    return [f"{key}={value}" for key, value in given.items()]
+
+
 def train(run: Path, *changes: str) -> int:
     """A whole run. Returns the exit code."""
-    given = dict(change.split("=", 1) for change in (*CHANGES, *changes))
-    texts = [f"{key}={value}" for key, value in given.items()]
-    return api.train(RECIPE, changes=texts, out=run, console=quiet()).exit_code
+    with without_report():
+        return api.train(RECIPE, changes=changes_with(*changes), out=run, console=quiet()).exit_code
 
 
 def live(run: Path, *changes: str) -> int:
     """What a person or a scheduler does after a kill: go on, or begin where nothing was begun yet."""
-    if is_run(run):
+    if not is_run(run):
+        shutil.rmtree(run, ignore_errors=True)
+        return train(run, *changes)
+    with without_report():
         return api.resume(run, console=quiet()).exit_code
-    shutil.rmtree(run, ignore_errors=True)
-    return train(run, *changes)
+
+
+def without_report() -> AbstractContextManager[object]:
+    """Plots take longer than everything else in so small a run."""
+    return mock.patch("sightline.api.training.report", lambda run: run / "report" / "index.html")
 
 
 def left_by(run: Path) -> dict[str, str]:
@@ -87,3 +100,17 @@ def logged_step(run: Path) -> int:
     except OSError:
         return 0
     return int(json.loads(rows[-1])["step"]) if rows else 0
+
+
+def is_past(run: Path, step: int) -> bool:
+    """Whether a step was logged."""
+    return logged_step(run) >= step
+
+
+def shown_steps(run: Path) -> list[int]:
+    """Steps of the loss curve that TensorBoard shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    return [event.step for event in events.Scalars("train/loss")]

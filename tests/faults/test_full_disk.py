@@ -1,0 +1,125 @@
+"""A disk that fills up while a real training writes to it: exit code 1, a short message, older checkpoints whole.
+
+With room again, ``resume`` goes on and ends with the bits of a run that never met a full disk.
+"""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+
+from sightline.cli.main import main
+from sightline.engine.checkpoint_reader import find_checkpoints, read_checkpoint
+from tests.faults.tiny import CHANGES, RECIPE, assert_same_bits, live, train, without_report
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to begin lives cheaply"),
+    pytest.mark.timeout(900),
+]
+
+EPOCHS = "epochs=4"
+
+
+def never(message):
+    raise AssertionError(message)
+
+
+def command(*words):
+    """What the shell's command does, in this process. Returns its exit code."""
+    sys.argv = ["sightline", *words]
+    try:
+        with without_report():
+            main()
+    except SystemExit as done:
+        return done.code
+    return 0
+
+
+def train_command(run):
+    return command("train", RECIPE, "--out", str(run), *CHANGES, EPOCHS)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    assert train(run, EPOCHS) == 0
+    return run
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 16 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder]
+    done = subprocess.run(mount, check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no right to mount a small disk: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def assert_short_message(life, *parts):
+    said = life.said()
+    assert "Traceback" not in said
+    message = said[said.index("error: ") :]
+    assert len(message.splitlines()) <= 5
+    for part in parts:
+        assert part in message
+
+
+def has_a_checkpoint(run):
+    return bool(find_checkpoints(run))
+
+
+def test_a_disk_without_room_for_a_checkpoint(small_disk, unbroken, begin_life):
+    run = small_disk / "run"
+    life = begin_life(partial(train_command, run))
+    assert life.wait_for(partial(has_a_checkpoint, run)), life.said()
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    (small_disk / "ballast").write_bytes(bytes(free - 300_000))
+    assert life.exit_code() == 1, life.said()
+    assert_short_message(life, "checkpoint of step", "was not written", "older ones are untouched", "resume the run")
+    for path in find_checkpoints(run):
+        read_checkpoint(path)
+    (small_disk / "ballast").unlink()
+    assert begin_life(partial(live, run)).exit_code() == 0
+    assert_same_bits(run, unbroken)
+
+
+def test_a_disk_without_any_room(small_disk, unbroken, begin_life):
+    run = small_disk / "run"
+    life = begin_life(partial(train_command, run))
+    assert life.wait_for(partial(has_a_checkpoint, run)), life.said()
+    with (small_disk / "ballast").open("wb", buffering=0) as ballast:
+        while life.is_alive():
+            try:
+                ballast.write(bytes(4096))
+            except OSError:
+                continue
+    assert life.exit_code() == 1, life.said()
+    assert_short_message(life, str(run), "No space left on device", "resume the run")
+    for path in find_checkpoints(run):
+        read_checkpoint(path)
+    (small_disk / "ballast").unlink()
+    assert begin_life(partial(live, run)).exit_code() == 0
+    assert_same_bits(run, unbroken)
+
+
+def test_a_disk_that_takes_only_the_beginning_of_a_file(tmp_path, unbroken, begin_life):
+    run = tmp_path / "run"
+    life = begin_life(partial(train_command, run))
+    assert life.wait_for(partial(has_a_checkpoint, run)), life.said()
+    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN  # Python's own choice
+    resource.prlimit(life.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))
+    assert life.exit_code() == 1, life.said()
+    assert_short_message(life, "checkpoint of step", "was not written: File too large", "older ones are untouched")
+    for path in find_checkpoints(run):
+        read_checkpoint(path)
+    assert not list((run / "checkpoints").glob(".*"))
+    assert begin_life(partial(live, run)).exit_code() == 0
+    assert_same_bits(run, unbroken)
