@@ -13,15 +13,18 @@ files. ``accelerate`` and ``lightning`` (Fabric), where they are installed, do l
 log.
 
 A step's time is taken between the starts of two forward passes, after the first 50, so that set-up, evaluation and
-the checkpoint at the end do not count.
+the checkpoint at the end do not count. ``calls`` are the function calls of a step, which no other process on the
+machine can change.
 """
 
 import argparse
 import contextlib
 import copy
+import cProfile
 import importlib.util
 import io
 import os
+import pstats
 import statistics
 import tempfile
 import time
@@ -298,6 +301,17 @@ def run_once(row: Callable[[int, Path], None], steps: int) -> tuple[float, float
     return (wall_end - wall) / count, (cpu_end - cpu) / count
 
 
+def calls_a_step(row: Callable[[int, Path], None], steps: int = 200) -> float:
+    """Function calls, of Python and from Python, that a step takes."""
+    totals = []
+    for count in (steps, 2 * steps):
+        profile = cProfile.Profile()
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+            profile.runcall(row, count, Path(folder))
+        totals.append(pstats.Stats(profile).total_calls)
+    return (totals[1] - totals[0]) / steps
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks loop", description=__doc__)
     parser.add_argument("--steps", type=int, default=500, help="per run")
@@ -329,6 +343,7 @@ def main(arguments: list[str]) -> None:
             "cpu_us": round(1e6 * statistics.median(time_[1] for time_ in times), 1),
             "extra_cpu_us": extra(name, "by_hand", 1),
             "extra_wall_us": extra(name, "by_hand", 0),
+            "calls": round(calls_a_step(rows[name])),
         }
         for name, times in samples.items()
     }

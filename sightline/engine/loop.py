@@ -86,13 +86,15 @@ def train(
         if not part.ends_window:
             continue
 
-        overflow = precision.unscale(t.optimizer.gradients())
-        norm = clip_grad_norm(t.optimizer.gradients(), t.max_grad_norm) if measures_norm else None
+        gradients = t.optimizer.gradients()
+        overflow = precision.unscale(gradients)
+        norm = clip_grad_norm(gradients, t.max_grad_norm) if measures_norm else None
         bad = t.guard.look(window, None if precision.scaler else norm, step=t.step, sample_ids=sample_ids)
         found_inf = bad if overflow is None else overflow if bad is None else torch.maximum(bad, overflow)
         values = t.schedule.at(Progress(t.iteration - 1, t.step, fetched.epoch))
         t.optimizer.step(values, found_inf=found_inf)
         t.optimizer.zero_grad()
+        del gradients  # or their memory would be held through the next forward pass
         precision.update(found_inf)
         if ema is not None:
             ema.update()

@@ -26,3 +26,8 @@ def test_ours_and_the_loops_by_hand_take_the_same_steps(tmp_path, row):
 def test_a_step_is_counted_once():
     loop.run_once(loop.bare, STEPS)
     assert len(loop.STAMPS) == STEPS
+
+
+def test_a_step_of_ours_takes_fewer_function_calls_than_the_same_duties_by_hand():
+    ours, by_hand = loop.calls_a_step(loop.ours), loop.calls_a_step(loop.by_hand)
+    assert ours <= by_hand, f"{ours:.0f} calls a step, by hand {by_hand:.0f}"
