@@ -4,7 +4,11 @@ There is no limit of time: the work is bounded by how many candidates the caller
 detections it wants, so the same boxes come out on a slow machine.
 """
 
+import importlib.util
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,16 +21,19 @@ SHIFTED_LIMIT = 1000
 SHIFTED_LIMIT_ON_ACCELERATOR = 20_000
 """The same on a GPU, where one large kernel beats many small ones for longer."""
 
+_LIBRARIES = {".so", ".dylib", ".pyd"}
 
-def best_candidates(scores: Tensor, limit: int) -> Tensor:
+
+def best_candidates(scores: Tensor, limit: int, *, above: float | None = None) -> Tensor:
     """Indices of the ``limit`` highest scores, best first; equal scores stay in their order.
 
     Args:
         scores: (N,), finite.
         limit: At most so many, >= 1.
+        above: Only scores above this one; then NaN is allowed and left out.
 
     Returns:
-        (min(N, limit),) int64.
+        (M,) int64, M <= min(N, limit).
 
     Raises:
         ValueError: If the shape or the limit is wrong.
@@ -34,11 +41,14 @@ def best_candidates(scores: Tensor, limit: int) -> Tensor:
     check_shape("scores", scores, ("N",))
     if limit < 1:
         raise ValueError(f"limit: expected at least 1, got {limit}.")
-    if len(scores) <= limit:
+    is_chosen = None if above is None else scores > above
+    if len(scores) > limit:
+        # Sorting everything costs more than finding the last score that gets in and sorting those above it.
+        is_in = ~(scores < scores.topk(limit, sorted=False).values.min())
+        is_chosen = is_in if is_chosen is None else is_chosen & is_in
+    if is_chosen is None:
         return scores.argsort(descending=True, stable=True)
-    # Sorting everything costs more than finding the last score that gets in and sorting those above it.
-    last_in = scores.topk(limit, sorted=False).values.min()
-    chosen = (scores >= last_in).nonzero().squeeze(1)
+    chosen = is_chosen.nonzero().squeeze(1)
     return chosen[scores[chosen].argsort(descending=True, stable=True)[:limit]]
 
 
@@ -81,13 +91,28 @@ def class_aware_nms(
     size = count if max_kept is None else min(count, 2 * max(max_kept, 1))
     while True:
         kept = _suppress_sorted(boxes[:size], None if labels is None else labels[:size], iou_threshold)
-        if size == count or (max_kept is not None and len(kept) >= max_kept):
-            return order[kept if max_kept is None else kept[:max_kept]]
-        size = min(4 * size, count)
+        if max_kept is None:
+            return order[kept]
+        if size == count or len(kept) >= max_kept:
+            return order[kept[:max_kept]]
+        wanted = 1.25 * size * max_kept / max(len(kept), 1)  # later boxes are dropped more often
+        size = min(max(int(wanted), size + 1), 4 * size, count)
 
 
+@cache
 def _torchvision_nms() -> Callable[[Tensor, Tensor, float], Tensor]:
-    """Imported at the first use: torchvision alone doubles the time to start."""
+    """The kernel of torchvision, without its Python package where that is possible.
+
+    The package loads torch's compiler too: a second, and more memory than most models. The kernel's file is not part
+    of the package's public face, so where it is not found, or says no, the package is imported after all.
+    """
+    package = importlib.util.find_spec("torchvision")
+    folders = [] if package is None else list(package.submodule_search_locations or [])
+    for path in sorted(path for folder in folders for path in Path(folder).glob("_C*") if path.suffix in _LIBRARIES):
+        with suppress(OSError, AttributeError):
+            torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
+            kernel: Callable[[Tensor, Tensor, float], Tensor] = torch.ops.torchvision.nms
+            return kernel
     from torchvision.ops import nms
 
     return nms  # type: ignore[no-any-return]

@@ -1,3 +1,7 @@
+import importlib.util
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -105,3 +109,25 @@ def test_best_candidates_are_a_stable_sort_cut_off(values, limit):
 def test_wrong_input_is_named(call, name):
     with pytest.raises(ValueError, match=name):
         call()
+
+
+def test_suppression_does_not_load_the_package_of_its_kernel_nor_a_compiler():
+    code = """
+import sys, torch
+from sightline.ops.nms import class_aware_nms
+boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10]])
+assert class_aware_nms(boxes, torch.tensor([0.5, 0.9]), torch.zeros(2).long(), 0.5).tolist() == [1]
+print([name for name in ("torchvision", "torch._dynamo", "sympy") if name in sys.modules])
+from torchvision.ops import nms  # and it can still be imported
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_without_the_kernel_s_file_the_package_is_used(monkeypatch):
+    from torchvision.ops import nms
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    module._torchvision_nms.cache_clear()
+    assert module._torchvision_nms() is nms
+    module._torchvision_nms.cache_clear()
