@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -225,7 +226,7 @@ def list_recipes() -> Table:
     """A row for each recipe."""
     from sightline.recipes import RECIPES
 
-    rows = [(name, (make.__doc__ or "").strip().splitlines()[0]) for name, make in RECIPES.items()]
+    rows = [(name, _prose(make.__doc__ or "").splitlines()[0]) for name, make in RECIPES.items()]
     return Table(("recipe", "what it is"), rows)
 
 
@@ -239,8 +240,6 @@ def describe_keys(recipe: str, group: str | None = None) -> str:
     Raises:
         ConfigError: If there is no such recipe or group.
     """
-    from inspect import cleandoc
-
     from sightline.config.base import Config
     from sightline.recipes import RECIPES
     from sightline.recipes import recipe as recipe_named
@@ -253,8 +252,13 @@ def describe_keys(recipe: str, group: str | None = None) -> str:
             near = did_you_mean(part, groups) or f" There are: {', '.join(groups)}."
             raise ConfigError(f"{recipe} has no group {prefix + part!r}.{near}")
         config, prefix = getattr(config, part), f"{prefix}{part}."
-    head = [] if group else [cleandoc(RECIPES[recipe].__doc__ or ""), ""]
+    head = [] if group else [_prose(RECIPES[recipe].__doc__ or ""), ""]
     return "\n".join([*head, *_describe(config, prefix)])
+
+
+def _prose(docstring: str) -> str:
+    """A docstring as a person reads it."""
+    return inspect.cleandoc(docstring).replace("``", "`")
 
 
 def _describe(config: Any, prefix: str) -> Iterator[str]:
@@ -263,9 +267,9 @@ def _describe(config: Any, prefix: str) -> Iterator[str]:
     texts = field_help(type(config))
     for name in type(config).model_fields:
         value = getattr(config, name)
-        text = " ".join(texts.get(name, "").split())
+        text = " ".join(_prose(texts.get(name, "")).split())
         if isinstance(value, Config):
-            yield f"\n{prefix}{name}.  {text or (type(value).__doc__ or '').splitlines()[0]}"
+            yield f"\n{prefix}{name}.  {text or _prose(type(value).__doc__ or '').splitlines()[0]}"
             yield from _describe(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}: {_yaml_value(value)}" + (f"\n    {text}" if text else "")

@@ -102,7 +102,14 @@ def open_run(path: Path, checkpoint: str) -> tuple[Path, Checkpoint]:
     Raises:
         RunError: If there is no such run or checkpoint, or it is damaged.
     """
-    from sightline.engine.checkpoint import BEST, CHECKPOINTS_FOLDER, LATEST, STATE_FILE, folder_name
+    from sightline.engine.checkpoint import (
+        BEST,
+        CHECKPOINTS_FOLDER,
+        LATEST,
+        STATE_FILE,
+        DamagedCheckpointError,
+        folder_name,
+    )
     from sightline.engine.checkpoint_reader import find_checkpoints, open_checkpoint
     from sightline.engine.run_folder import existing_run
 
@@ -112,16 +119,20 @@ def open_run(path: Path, checkpoint: str) -> tuple[Path, Checkpoint]:
         return existing_run(found.path.absolute().parent.parent), found
     run_dir = existing_run(path)
     folder = run_dir / CHECKPOINTS_FOLDER
+    there = ", ".join(str(int(one.name.removeprefix("step_"))) for one in reversed(find_checkpoints(run_dir)))
     if checkpoint in (BEST, LATEST):
-        pointer = folder / checkpoint
-        return run_dir, open_checkpoint(pointer if pointer.exists() else run_dir)
-    if not checkpoint.isdigit() or not (folder / folder_name(int(checkpoint))).exists():
-        there = ", ".join(str(int(one.name.removeprefix("step_"))) for one in reversed(find_checkpoints(run_dir)))
+        wanted = folder / checkpoint if (folder / checkpoint).exists() else run_dir
+    elif checkpoint.isdigit() and (folder / folder_name(int(checkpoint))).exists():
+        wanted = folder / folder_name(int(checkpoint))
+    else:
         raise RunError(
             f"{run_dir}: no checkpoint {printable(checkpoint)!r}. "
             f"There are: best, latest, and steps {there or '(none yet)'}."
         )
-    return run_dir, open_checkpoint(folder / folder_name(int(checkpoint)))
+    try:
+        return run_dir, open_checkpoint(wanted)
+    except DamagedCheckpointError as error:
+        raise RunError(f"{error} Choose another one: --checkpoint with one of the steps {there}.") from None
 
 
 def class_names_of(run_dir: Path) -> tuple[str, ...]:

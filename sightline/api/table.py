@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_NUMBER = re.compile(r"[-+]?[\d,]*\.?\d*(e[-+]?\d+)?%?")
+_NUMBER = re.compile(r"[-+]?[\d,]*\.?\d*(e[-+]?\d+)?(%|/[\d,?]+)?")
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,8 @@ def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, co
     except BaseException as error:
         if started:
             aborted = isinstance(error, KeyboardInterrupt)
-            end_session(run_dir, "interrupted" if aborted else "failed", 2 if isinstance(error, UserError) else 1)
+            with contextlib.suppress(OSError):  # a full disk refuses this too: what ended the run is to be told
+                end_session(run_dir, "interrupted" if aborted else "failed", 2 if isinstance(error, UserError) else 1)
             if aborted:
                 console.say(f"aborted; steps since the last checkpoint are lost. Continue from it with: {again}")
         elif not resume:
@@ -155,7 +156,8 @@ def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, co
         raise
     exit_code = 0 if result.outcome == "done" else 3
     end_session(run_dir, "done" if exit_code == 0 else "interrupted", exit_code)
-    page = report(run_dir)
+    with console.working("writing the report"):
+        page = report(run_dir)
     if exit_code == 3:
         console.say(f"stopped at step {result.step}. Continue with: {again}")
     console.say(f"report: {page}")

@@ -18,6 +18,9 @@ import typer
 from sightline.cli.show import counting, fault_style, help_style, origin_style, show, show_lines
 from sightline.config.errors import DataError, UserError
 
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C where nothing catches it."""
+
 TRAINING, USE, LOOK, DATA = "Training", "Using a trained model", "Looking at runs and recipes", "Data"
 
 app = typer.Typer(
@@ -417,6 +420,8 @@ def main() -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         code = app(standalone_mode=False)  # what a command's typer.Exit carries comes back as a value
+        if code == INTERRUPTED:
+            _fail("aborted", code=1)
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
         _fail(str(error), code=2)

@@ -75,7 +75,9 @@ class _Reader:
     def names(self) -> tuple[str, ...]:
         names = self.value.get("names")
         if names is None:
-            raise self.error("missing_key", f"'names' is missing.{did_you_mean('names', map(str, self.value))}")
+            hint = did_you_mean("names", map(str, self.value))
+            cure = "" if hint else "Write, for example, names: [car, truck]."
+            raise self.error("missing_key", f"'names' is missing{f'.{hint}' if hint else ''}", cure=cure)
         if isinstance(names, dict):
             numbers = list(range(len(names)))
             if sorted(names, key=str) != sorted(numbers, key=str) or any(type(key) is not int for key in names):
@@ -93,7 +95,9 @@ class _Reader:
     def check_count(self, count: int) -> None:
         told = self.value.get("nc")
         if told is not None and (type(told) is not int or told != count):
-            raise self.error("bad_names", f"'nc' is {told!r}, but 'names' holds {count} names", "nc")
+            raise self.error(
+                "bad_names", f"'nc' is {told!r}, but 'names' holds {count} names", "nc", cure="Correct one."
+            )
 
     def root(self) -> Path:
         told = self.value.get("path")

@@ -55,7 +55,10 @@ class DataSource(ABC):
         if split not in self.splits:
             has = ", ".join(self.splits) or "none"
             raise FormatError(
-                "unknown_split", self.path, f"no split {split!r}; it has: {has}.{did_you_mean(split, self.splits)}"
+                "unknown_split",
+                self.path,
+                f"no split {split!r}; it has: {has}",
+                cure=did_you_mean(split, self.splits).strip() or "Name one of these, or add the split to the data set.",
             )
         return self._read(split)
 

@@ -1,0 +1,284 @@
+"""Mistakes of users: each ends with exit code 2 and a few lines that name the cure, and leaves nothing behind."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from sightline.engine.lock import RunLock
+from tests.cli.tool import RECIPE, files_in, sightline, typed, without_report, write_city
+
+RUN = f"runs/{RECIPE}/1"
+TRAIN = f"train {RECIPE} --data city"
+SMALL = "model.width=0.125 image_size=64 batch_size=4 epochs=1 device=cpu workers=0"
+
+
+def edited(folder, name, change):
+    """Change the text of a file."""
+    path = folder / name
+    path.write_text(change(path.read_text()))
+
+
+@pytest.fixture(scope="module")
+def messy(workplace, tmp_path_factory):
+    """The workplace with all that a user may have got wrong in it."""
+    folder = tmp_path_factory.mktemp("messy")
+    shutil.copytree(workplace, folder, dirs_exist_ok=True)
+    (folder / "plain.txt").write_text("hello\n")
+    (folder / "empty").mkdir()
+    (folder / "taken").mkdir()
+    (folder / "taken" / "file").write_text("mine")
+
+    broken = {
+        "class_high": lambda d: edited(d, "labels/train/3.txt", lambda text: text.replace("1 ", "7 ", 1)),
+        "class_negative": lambda d: edited(d, "labels/val/1.txt", lambda text: "-3" + text[1:]),
+        "not_a_number": lambda d: edited(d, "labels/train/0.txt", lambda text: "0 nan 0.5 0.1 0.1\n" + text),
+        "few_columns": lambda d: edited(d, "labels/train/0.txt", lambda text: "0 0.5 0.5 0.1\n" + text),
+        "zero_bytes": lambda d: (d / "images/train/2.png").write_bytes(b""),
+        "cut_off": lambda d: (d / "images/train/2.png").write_bytes((d / "images/train/2.png").read_bytes()[:-90]),
+        "no_image": lambda d: (d / "images/val/0.png").write_text("this is a text"),
+        "no_labels": lambda d: shutil.rmtree(d / "labels"),
+        "no_names": lambda d: edited(d, "data.yaml", lambda text: text.split("names")[0]),
+        "one_name": lambda d: edited(d, "data.yaml", lambda text: text.replace("[disc, square]", "[disc]")),
+        "other_nc": lambda d: edited(d, "data.yaml", lambda text: text + "nc: 3\n"),
+        "no_val": lambda d: edited(d, "data.yaml", lambda text: text.replace("val: images/val\n", "")),
+        "bad_syntax": lambda d: edited(d, "data.yaml", lambda text: text.replace("square]", "square")),
+        "tagged": lambda d: edited(d, "data.yaml", lambda text: text + "extra: !!python/object:os.system x\n"),
+        "other_classes": lambda d: edited(d, "data.yaml", lambda text: text.replace("disc, square", "cat, dog")),
+    }
+    for name, spoil in broken.items():
+        shutil.copytree(folder / "city", folder / name)
+        spoil(folder / name)
+
+    files = {
+        "twice.yaml": f"recipe: {RECIPE}\nlr: 0.1\nlr: 0.2\n",
+        "tag.yaml": f"recipe: {RECIPE}\nlr: !!python/object:os.system x\n",
+        "no_recipe.yaml": "lr: 0.1\n",
+        "typo.yaml": f"recipe: {RECIPE}\nlr: 0.1\noptimizer:\n  momentun: 0.9\n",
+        "wrong_recipe.yaml": "# mine\nrecipe: yolov7-tinny\n",
+        "range.yaml": f"recipe: {RECIPE}\naugment:\n  mosaic: 1.5\n",
+        "idle.yaml": f"recipe: {RECIPE}\ndata:\n  path: city\n  world:\n    scenes: 7\n",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    (folder / "weights.pt").write_bytes(b"\x80\x04cos\nsystem\n")
+    save_file({"backbone.weight": np.zeros((3, 3), np.float32)}, folder / "other.safetensors")
+
+    shutil.copytree(folder / RUN, folder / "damaged")
+    for tensors in (folder / "damaged").rglob("model.safetensors"):
+        tensors.write_bytes(tensors.read_bytes()[:1000])
+    images = [{"id": 5, "file_name": "a.png", "width": 64, "height": 48}]
+    boxes = [{"id": 1, "image_id": 5, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}]
+    truth = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "disc"}]}
+    (folder / "truth.json").write_text(json.dumps(truth))
+    (folder / "found.json").write_text('[{"image_id": 5, "category_id": 1, "bbox": [1, 1, 9, 9], "score": 0.9}]')
+    (folder / "strange.json").write_text('[{"image_id": 6, "category_id": 1, "bbox": [1, 1, 9, 9], "score": 0.9}]')
+    return folder
+
+
+MISTAKES = {
+    # recipes, keys and values
+    "no recipe": ("train", "which recipe", "sightline list"),
+    "typo in the command": ("trian", "'trian'", "'train'"),
+    "typo in the recipe": ("train yolov7-tinny", "'yolov7-tinny'", "Did you mean 'yolov7-tiny'"),
+    "typo in an option": (f"train {RECIPE} --dat city", "--dat", "--data"),
+    "option without its value": (f"train {RECIPE} --data", "--data", "requires an argument"),
+    "typo in a top key": (f"{TRAIN} epoch=3", "'epoch'", "Did you mean 'epochs'"),
+    "typo in a group": (f"{TRAIN} optimiser.momentum=0.9", "'optimiser.momentum'", "'optimizer.momentum'"),
+    "typo in a key of a group": (f"{TRAIN} optimizer.momentun=0.9", "'optimizer.momentum'"),
+    "typo three levels down": (f"{TRAIN} model.loss.box_gian=1", "'model.loss.box_gain'"),
+    "typo inside a list": (f"{TRAIN} 'checkpoint.keep=[{{rul: last}}]'", "checkpoint.keep[0]", "'rule'"),
+    "typo in a key inside a list": (f"{TRAIN} 'checkpoint.keep=[{{rule: last, cont: 3}}]'", "[0].cont'", "'count'"),
+    "unknown rule inside a list": (f"{TRAIN} 'checkpoint.keep=[{{rule: lst}}]'", "'lst'", "Did you mean 'last'"),
+    "top key put into a group": (f"{TRAIN} optimizer.lr=0.1", "'optimizer.lr'", "Did you mean 'lr'"),
+    "key of another tool": (f"{TRAIN} imgsz=640", "'imgsz'", "Did you mean 'image_size'"),
+    "key of no tool": (f"{TRAIN} zzzzz=640", "'zzzzz'", "sightline list"),
+    "word for a number": (f"{TRAIN} lr=abc", "lr: must be a valid number", "'abc'"),
+    "fraction of an epoch": (f"{TRAIN} epochs=2.5", "epochs", "integer", "2.5"),
+    "no epochs": (f"{TRAIN} epochs=0", "epochs", "greater than 0"),
+    "negative rate": (f"{TRAIN} lr=-0.1", "lr", "greater than 0"),
+    "share above one": (f"{TRAIN} augment.mosaic=1.5", "augment.mosaic", "less than or equal to 1"),
+    "unknown choice": (f"{TRAIN} optimizer.kind=sdg", "'sgd', 'adam' or 'adamw'", "Did you mean 'sgd'"),
+    "group as a value": (f"{TRAIN} optimizer=adam", "'optimizer' is a group", "optimizer.kind"),
+    "epochs and steps": (f"{TRAIN} epochs=3 steps=4", "either epochs or steps"),
+    "a key twice": (f"{TRAIN} lr=0.1 lr=0.2", "lr is given twice", "0.1 and 0.2"),
+    "data twice": (f"{TRAIN} data.path=empty", "data.path is given twice", "--data"),
+    "switched off and set": (f"{TRAIN} ema=null ema.decay=0.9", "ema=null", "ema.decay=0.9"),
+    "average of nothing": (f"{TRAIN} ema=null evaluate.weights=ema", "evaluate.weights=ema has no effect"),
+    "world beside data": (f"{TRAIN} data.world.scenes=9", "data.world.scenes=9 has no effect", "--data"),
+    "loader without workers": (f"{TRAIN} workers=0 data.loader=processes", "data.loader=processes has no effect"),
+    "mosaic that is off": (f"{TRAIN} augment.mosaic=0 augment.mixup=0.5", "augment.mixup=0.5 has no effect"),
+    "two ways to accumulate": (f"{TRAIN} accumulation.every=2", "either every or nominal_batch_size"),
+    "spaces around the sign": (f"{TRAIN} epochs = 3", "key=value", "no spaces"),
+    "no sign": (f"{TRAIN} fast", "'fast' is not a change", "key=value"),
+    "list without its end": (f"{TRAIN} 'augment.scale=[0.5, 1'", "[1, 2]", "quotes"),
+    "unset variable": (f"train {RECIPE} 'data.path=$NO_SUCH_PLACE/x'", "'NO_SUCH_PLACE'", "not set"),
+    "recipe as a key": (f"train {RECIPE} recipe=yolov7", "Name it first", "sightline train yolov7"),
+    # change files
+    "missing file": ("train nowhere.yaml", "nowhere.yaml", "does not exist"),
+    "file without recipe": ("train no_recipe.yaml", "no_recipe.yaml", "recipe: NAME"),
+    "key twice in a file": ("train twice.yaml", "twice.yaml:3", "'lr' is given twice"),
+    "tag in a file": ("train tag.yaml", "tag.yaml:2", "refused"),
+    "typo in a file": ("train typo.yaml", "typo.yaml:4", "'optimizer.momentum'"),
+    "wrong recipe in a file": ("train wrong_recipe.yaml", "wrong_recipe.yaml:2", "'yolov7-tiny'"),
+    "value out of range in a file": ("train range.yaml", "range.yaml:3", "augment.mosaic"),
+    "key without effect in a file": ("train idle.yaml", "idle.yaml:5", "data.world.scenes=7 has no effect"),
+    # devices and sizes
+    "no GPU": (f"{TRAIN} device=cuda", "device=cuda", "finds no GPU", "device=cpu"),
+    "GPU that is not there": (f"{TRAIN} device=cuda:7", "device=cuda:7", "device=cpu"),
+    "unknown device": (f"{TRAIN} device=gpu", "'gpu'", "cuda"),
+    "size between strides": (f"{TRAIN} image_size=100 device=cpu", "100", "stride 32", "image_size=96"),
+    # data
+    "wrong path": (f"train {RECIPE} --data ciyt", "ciyt", "did you mean city"),
+    "folder without data": (f"train {RECIPE} --data empty", "empty", "data.yaml", "it holds nothing"),
+    "file that is no data": (f"train {RECIPE} --data plain.txt", "plain.txt"),
+    "class too high": (f"train {RECIPE} --data class_high {SMALL}", "3.txt:2", "class 7", "0 to 1", "skip"),
+    "class negative": (f"train {RECIPE} --data class_negative {SMALL}", "1.txt:1", "class -3", "sightline check"),
+    "NaN in a label": (f"train {RECIPE} --data not_a_number {SMALL}", "0.txt:1", "nan", "skip"),
+    "missing column": (f"train {RECIPE} --data few_columns {SMALL}", "0.txt:1", "skip"),
+    "zero-byte image": (f"train {RECIPE} --data zero_bytes {SMALL}", "2.png", "skip"),
+    "truncated image": (f"train {RECIPE} --data cut_off {SMALL}", "2.png", "cut off", "skip"),
+    "text as an image": (f"train {RECIPE} --data no_image {SMALL}", "0.png", "no image", "skip"),
+    "no labels at all": (f"train {RECIPE} --data no_labels {SMALL}", "no_labels", "label"),
+    "no names": (f"train {RECIPE} --data no_names {SMALL}", "data.yaml", "names: [car, truck]"),
+    "fewer names than classes": (f"train {RECIPE} --data one_name {SMALL}", "class 1", "0"),
+    "nc against names": (f"train {RECIPE} --data other_nc {SMALL}", "data.yaml:5", "'nc' is 3", "2 names"),
+    "no validation split": (f"train {RECIPE} --data no_val {SMALL}", "data.yaml", "'val'", "it has: train"),
+    "syntax error in data.yaml": (f"train {RECIPE} --data bad_syntax {SMALL}", "data.yaml:5"),
+    "tag in data.yaml": (f"train {RECIPE} --data tagged {SMALL}", "data.yaml:5", "refused"),
+    "format that is not there": (f"{TRAIN} data.format=voc {SMALL}", "'voc'"),
+    "check of nothing": ("check nowhere", "nowhere", "no such file or folder"),
+    # run folders
+    "folder with a run": (f"{TRAIN} {SMALL} --out {RUN}", "holds a run already", f"sightline resume {RUN}"),
+    "folder with something": (f"{TRAIN} {SMALL} --out taken", "taken", "not empty", "--out"),
+    "folder below a file": (f"{TRAIN} {SMALL} --out plain.txt/run", "plain.txt", "no folder", "--out"),
+    "folder and name": (f"{TRAIN} {SMALL} --out a --name b", "either a folder (a) or a name (b)"),
+    "name with a slash": (f"{TRAIN} {SMALL} --name a/b", "'a/b'", "slash"),
+    "repeat of nothing": ("train --from runs/nowhere", "runs/nowhere", "no such run"),
+    "repeat of many": (f"train --from runs/{RECIPE}", "holds a run", RUN),
+    "recipe and repeat": (f"train {RECIPE} --from {RUN}", "either a recipe", "--from"),
+    "resume of nothing": ("resume runs/nowhere", "no such run"),
+    "resume of data": ("resume city", "city", "run.json"),
+    "resume of a file": ("resume plain.txt", "plain.txt", "is a file"),
+    "resume of the finished": (f"resume {RUN}", "is finished", "epochs=4"),
+    "resume with weights": (f"resume {RUN} epochs=3 weights=other.safetensors", "weights has no effect"),
+    "resume of another model": (f"resume {RUN} epochs=3 model.width=0.25", "do not fit", "own configuration"),
+    "run in use": (f"resume {RUN} epochs=3", "is being written by process", "--out"),
+    # weights
+    "weights of nowhere": (f"{TRAIN} {SMALL} weights=nowhere", "nowhere", "no such checkpoint"),
+    "weights in a pickle": (f"{TRAIN} {SMALL} weights=weights.pt", "weights.pt", "pickle"),
+    "weights of another model": (f"{TRAIN} {SMALL} weights=other.safetensors", "none of its 1 tensors fits"),
+    "weights in a text": (f"{TRAIN} {SMALL} weights=plain.txt", "plain.txt", "safetensors"),
+    # trained models
+    "unknown split": (f"eval {RUN} --split tset", "'tset'", "train, val"),
+    "unknown checkpoint": (f"eval {RUN} --checkpoint 99", "'99'", "best, latest, and steps 2, 4"),
+    "changed model": (f"eval {RUN} model.width=0.25", "do not fit", "own configuration"),
+    "change that nothing uses": (f"eval {RUN} lr=0.1", "lr has no effect on an evaluation", "image_size"),
+    "other classes": (f"eval {RUN} --data other_classes", "cat, dog", "disc, square"),
+    "other data missing": (f"eval {RUN} --data ciyt", "ciyt", "did you mean city"),
+    "figures into a folder": (f"eval {RUN} --json empty", "empty", "is a folder"),
+    "detections below a file": (f"eval {RUN} --save plain.txt/found.json", "plain.txt", "no folder"),
+    "damaged checkpoint": ("eval damaged", "damaged", "model.safetensors", "--checkpoint"),
+    "pickle as a run": ("eval weights.pt", "weights.pt", "pickle"),
+    "no picture": (f"predict {RUN}", "SOURCE", "predict --help"),
+    "missing picture": (f"predict {RUN} city/images/vall", "vall", "Did you mean 'val'"),
+    "folder without pictures": (f"predict {RUN} empty", "empty", "no image or video", "pattern"),
+    "pattern without matches": (f"predict {RUN} 'city/*.gif'", "city/*.gif", "pattern"),
+    "text as a picture": (f"predict {RUN} plain.txt", "plain.txt", "no image"),
+    "broken picture": (f"predict {RUN} zero_bytes/images/train/2.png", "2.png", "empty"),
+    "score above one": (f"predict {RUN} city --score 3", "--score", "less than or equal to 1"),
+    "result over its source": (f"predict {RUN} city/images/val --out city/images/val", "0.png, a source", "--out"),
+    "result below a file": (f"predict {RUN} city/images/val --out plain.txt", "plain.txt", "no folder"),
+    # everything else
+    "swapped files": ("score coco found.json truth.json", "found.json"),
+    "results of other images": ("score coco truth.json strange.json", "detections[0]", "image_id 6"),
+    "keys of no recipe": ("list yolov7-tinny", "'yolov7-tiny'"),
+    "keys of no group": (f"list {RECIPE} augmnt", "'augmnt'", "'augment'"),
+    "one run to compare": (f"compare {RUN}", "two or more"),
+    "a run beside itself": (f"compare {RUN} {RUN}", "given twice"),
+    "curve that is no png": (f"plot-lr {RECIPE} --data city --out lr.jpg", "lr.jpg", ".png"),
+    "status of nothing": ("status nowhere", "nowhere", "no such run"),
+    "report of nothing": ("report city", "city", "run.json"),
+    "unknown format": ("world new --format yol", "'yol'", "Did you mean 'yolo'"),
+    "world over something": ("world taken", "taken", "not an empty folder"),
+    "world of nothing": ("world new --scenes 1", "--scenes", "greater than or equal to 2"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_answered_with_its_cure_and_leaves_nothing(messy, monkeypatch, name):
+    line, *words = MISTAKES[name]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = files_in(messy)
+    if name == "run in use":
+        with RunLock(messy / RUN):
+            outcome = typed(line, cwd=messy)
+    else:
+        outcome = typed(line, cwd=messy)
+    assert outcome.code == 2, outcome
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: ")
+    assert len(outcome.err.splitlines()) <= 5, outcome.err
+    assert "Traceback" not in outcome.err
+    missing = [word for word in words if word not in outcome.err]
+    assert not missing, f"{missing} not in: {outcome.err}"
+    assert files_in(messy) == before
+
+
+def test_there_are_more_mistakes_than_promised():
+    assert len(MISTAKES) >= 30
+
+
+@pytest.mark.parametrize("name", ["typo in the recipe", "wrong path", "resume of the finished"])
+def test_a_real_process_ends_in_the_same_way(messy, name):
+    line, *words = MISTAKES[name]
+    command = [sys.executable, "-m", "sightline.cli.main", *line.split()]
+    done = subprocess.run(command, cwd=messy, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) <= 5
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_anew(messy):
+    before = files_in(messy)
+    outcome = typed("resume damaged epochs=3", cwd=messy)
+    assert outcome.code == 2
+    assert [line.split(" is damaged")[0] for line in outcome.out.splitlines()] == [
+        "Checkpoint step_00000004", "Checkpoint step_00000002",
+    ]  # fmt: skip
+    assert "all 2 checkpoints are damaged" in outcome.err
+    assert files_in(messy) == before
+
+
+def test_control_characters_of_a_path_are_shown_not_sent(messy):
+    outcome = sightline("check", "no\x1b[31m\nwhere", cwd=messy)
+    assert outcome.code == 2
+    assert "\x1b" not in outcome.err
+    assert r"no\x1b[31m\nwhere" in outcome.err
+
+
+def test_faulty_images_can_be_skipped_and_are_counted(messy, tmp_path):
+    args = ["--data", messy / "class_high", *SMALL.split(), "data.on_fault=skip", "--out", tmp_path / "run"]
+    with without_report():
+        outcome = sightline("train", RECIPE, *args, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"left out 1 of 8 images .*data\.on_fault=skip", outcome.out)
+
+
+def test_a_disk_that_refuses_is_a_failure_not_a_mistake(messy, tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise OSError(28, "No space left on device", "weights.bin")
+
+    monkeypatch.setattr("sightline.engine.session.build_training", refuse)
+    city = write_city(tmp_path / "city")
+    outcome = sightline("train", RECIPE, "--data", city, *SMALL.split(), cwd=tmp_path)
+    assert outcome == (1, "", "error: weights.bin: No space left on device\n")
+    assert not Path(tmp_path, "runs").exists()
