@@ -41,13 +41,14 @@ def best_candidates(scores: Tensor, limit: int, *, above: float | None = None) -
     check_shape("scores", scores, ("N",))
     if limit < 1:
         raise ValueError(f"limit: expected at least 1, got {limit}.")
-    is_chosen = None if above is None else scores > above
-    if len(scores) > limit:
-        # Sorting everything costs more than finding the last score that gets in and sorting those above it.
-        is_in = ~(scores < scores.topk(limit, sorted=False).values.min())
-        is_chosen = is_in if is_chosen is None else is_chosen & is_in
-    if is_chosen is None:
-        return scores.argsort(descending=True, stable=True)
+    is_chosen = torch.ones_like(scores, dtype=torch.bool) if above is None else scores > above
+    if len(scores) > limit and is_chosen.count_nonzero() > limit:
+        # Sorting everything costs more than leaving out most of it before. The best of each of some groups are
+        # different scores, so no score that gets in is lower than the last of the ``limit`` best of those.
+        groups = min(4 * limit, len(scores))
+        per_group = len(scores) // groups
+        best_of_groups = scores[: per_group * groups].reshape(per_group, groups).amax(dim=0)
+        is_chosen &= ~(scores < best_of_groups.topk(limit, sorted=False).values.min())
     chosen = is_chosen.nonzero().squeeze(1)
     return chosen[scores[chosen].argsort(descending=True, stable=True)[:limit]]
 

@@ -89,6 +89,21 @@ def test_limits_keep_the_best():
             assert torch.equal(part, whole[:7])
 
 
+@pytest.mark.parametrize("place", [2000.0, 60.0], ids=["far apart", "in a heap"])
+@pytest.mark.parametrize("only_labels", [None, [1, 6]])
+def test_the_short_list_changes_nothing(place, only_labels):
+    # 2400 (box, class) pairs for 10 detections. In a heap of two classes the best 40 pairs drop one another, so that
+    # only the second try finds 10.
+    random = torch.Generator().manual_seed(2)
+    rows = torch.rand(1, 300, 13, generator=random) * torch.tensor([place] * 2 + [200.0] * 2 + [1] * 9)
+    rows[..., 2:4] += 100
+    (found,) = postprocess(rows, **OPTIONS, max_detections=10, only_labels=only_labels)
+    (everything,) = postprocess(rows, **OPTIONS, max_detections=5000, only_labels=only_labels)
+    assert len(everything.scores) > 10
+    for part, whole in zip(found, everything, strict=True):
+        assert torch.equal(part, whole[:10])
+
+
 def test_nothing_found_has_empty_fields_of_the_right_kind():
     for decoded in (torch.zeros(2, 10, 9), torch.zeros(2, 0, 9)):
         for found in postprocess(decoded, **OPTIONS):

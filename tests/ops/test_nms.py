@@ -1,4 +1,5 @@
 import importlib.util
+import math
 import subprocess
 import sys
 
@@ -88,12 +89,17 @@ def test_growing_prefixes_change_nothing(max_kept):
     assert torch.equal(class_aware_nms(boxes, scores, labels, 0.3, max_kept=max_kept), whole[:max_kept])
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(0, 9), max_size=60), st.integers(1, 70))
-def test_best_candidates_are_a_stable_sort_cut_off(values, limit):
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.sampled_from([*range(10), math.nan]), max_size=80), st.integers(1, 90), st.sampled_from([None, 0, 5, 9])
+)
+def test_best_candidates_are_a_stable_sort_cut_off(values, limit, above):
+    if above is None:
+        values = [value for value in values if not math.isnan(value)]
     scores = torch.tensor(values, dtype=torch.float32)
-    expected = sorted(range(len(values)), key=lambda i: -values[i])[:limit]
-    assert best_candidates(scores, limit).tolist() == expected
+    wanted = [i for i, value in enumerate(values) if above is None or value > above]
+    expected = sorted(wanted, key=lambda i: -values[i])[:limit]
+    assert best_candidates(scores, limit, above=above).tolist() == expected
 
 
 @pytest.mark.parametrize(

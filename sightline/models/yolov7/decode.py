@@ -12,6 +12,12 @@ from sightline.ops.boxes2d import Detections, cxcywh_to_xyxy
 from sightline.ops.checks import check_shape
 from sightline.ops.nms import best_candidates, class_aware_nms
 
+SHORT_LIST = 4
+"""So many candidates for each detection that is asked for are tried before all of them: mostly they are enough."""
+
+MANY = 8
+"""Only images with so many times more pairs than the short list are worth the second try."""
+
 
 def decode_levels(raw: Sequence[Tensor], anchors_px: Tensor, strides: Sequence[int]) -> Tensor:
     """Boxes in pixels and probabilities of every anchor of every cell.
@@ -84,29 +90,34 @@ def postprocess(
     results = []
     for image in decoded:
         rows = image[image[:, 4] > score_threshold].float()
-        boxes, scores, labels = _candidates(rows, score_threshold, multi_label, only_labels)
-        best = best_candidates(scores, max_candidates)
-        boxes, scores, labels = boxes[best], scores[best], labels[best]
-        kept = class_aware_nms(
-            boxes, scores, None if class_agnostic else labels, iou_threshold, max_kept=max_detections
-        )
-        results.append(Detections(boxes[kept], scores[kept], labels[kept]))
+        boxes_xyxy = cxcywh_to_xyxy(rows[:, :4])
+        scores, labels = _scores_and_labels(rows, multi_label, only_labels)  # (N, C), C classes or 1
+        pairs = scores.flatten()
+        short = min(SHORT_LIST * max_detections, max_candidates)
+        for limit in (short, max_candidates) if len(pairs) > MANY * short else (max_candidates,):
+            best = best_candidates(pairs, limit, above=score_threshold)
+            row, column = best // scores.shape[1], best % scores.shape[1]
+            found = Detections(boxes_xyxy[row], pairs[best], labels[row, column])
+            classes = None if class_agnostic else found.labels
+            kept = class_aware_nms(found.boxes_xyxy, found.scores, classes, iou_threshold, max_kept=max_detections)
+            if len(kept) == max_detections or len(best) < limit:
+                break
+        results.append(Detections(*(field[kept] for field in found)))
     return results
 
 
-def _candidates(
-    rows: Tensor, score_threshold: float, multi_label: bool, only_labels: Sequence[int] | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(box, class) pairs above the threshold of (N, 5 + K) rows: boxes_xyxy, scores, labels."""
-    scores = rows[:, 4:5] if rows.shape[1] == 6 else rows[:, 5:] * rows[:, 4:5]  # (N, K)
-    if multi_label:
-        index, labels = (scores > score_threshold).nonzero(as_tuple=True)
-        scores = scores[index, labels]
-    else:
-        best, labels = scores.max(dim=1)
-        index = (best > score_threshold).nonzero().squeeze(1)
-        scores, labels = best[index], labels[index]
+def _scores_and_labels(rows: Tensor, multi_label: bool, only_labels: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+    """Scores and labels of (N, 5 + K) rows: (N, K), or (N, 1) of the best class.
+
+    Classes that were not asked for score -1.
+    """
+    num_classes = rows.shape[1] - 5
+    scores = rows[:, 4:5] if num_classes == 1 else rows[:, 5:] * rows[:, 4:5]  # (N, K)
+    classes = torch.arange(num_classes, device=rows.device)
+    labels = classes.expand(len(rows), num_classes)
+    if not multi_label:
+        scores, labels = scores.max(dim=1, keepdim=True)
     if only_labels is not None:
-        chosen = torch.isin(labels, torch.tensor(list(only_labels), device=labels.device))
-        index, scores, labels = index[chosen], scores[chosen], labels[chosen]
-    return cxcywh_to_xyxy(rows[:, :4])[index], scores, labels
+        is_asked = torch.isin(classes, torch.tensor(list(only_labels), device=rows.device))
+        scores = scores.masked_fill(~is_asked[labels], -1.0)
+    return scores, labels
