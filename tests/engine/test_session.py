@@ -75,7 +75,11 @@ def test_a_crashed_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_pat
 
 def test_compile_is_asked_of_the_parts_that_the_task_names(tmp_path, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+
+    def note(module):
+        compiled.append(module)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", note)
     config = toy_run(compile=True, epochs=1)
     problem = config.open()
     (tmp_path / "a").mkdir()
