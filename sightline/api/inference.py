@@ -159,28 +159,19 @@ def load_weights(task: Task, checkpoint: Checkpoint) -> str:
     Raises:
         RunError: If they do not fit.
     """
-    import torch
-
     from sightline.engine.checkpoint_reader import load_tensors
+    from sightline.engine.copying import copy_exactly
 
     group = "ema" if "ema.safetensors" in checkpoint.manifest.files else "model"
     tensors = load_tensors(checkpoint, group)[group]
-    own = task.state_dict()
-    odd = [n for n in {**own, **tensors} if n not in own or n not in tensors or own[n].shape != tensors[n].shape]
-    if odd:
-        shapes = [f"{n}: file {_shape(tensors, n)}, model {_shape(own, n)}" for n in odd[:2]]
-        raise RunError(
-            f"{checkpoint.path}: {len(odd)} of {len(own)} weights do not fit. {'; '.join(shapes)}.\n"
-            "  The model was changed since; use the run's own configuration."
-        )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+    copy_exactly(
+        task.state_dict(),
+        tensors,
+        where=str(checkpoint.path),
+        what="weights",
+        cure="The model was changed since; use the run's own configuration.",
+    )
     return "averaged weights" if group == "ema" else "live weights"
-
-
-def _shape(tensors: Mapping[str, Any], name: str) -> str:
-    return str(tuple(tensors[name].shape)) if name in tensors else "missing"
 
 
 def refuse_unused(changes: Sequence[str], used: Iterable[str], what: str) -> None:

@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from sightline.config.base import Config
-from sightline.config.errors import RunError
+from sightline.engine.copying import copy_exactly
 from sightline.engine.parameter_groups import ALL_ALIKE, GroupRule, ParameterGroup, split_parameters
 from sightline.engine.schedule import GroupValues
 
@@ -187,24 +187,13 @@ class Optimizer(ABC):
         Raises:
             RunError: If names, shapes or dtypes are not those of this optimizer. Nothing is changed then.
         """
-        own = self.state_tensors()
-        faults = [f"{name} is missing" for name in own.keys() - tensors.keys()]
-        faults += [f"{name} is unknown here" for name in tensors.keys() - own.keys()]
-        for name in own.keys() & tensors.keys():
-            here, there = own[name], tensors[name]
-            if here.shape != there.shape or here.dtype != there.dtype:
-                faults.append(
-                    f"{name} is {tuple(there.shape)} {there.dtype} in the file, {tuple(here.shape)} {here.dtype} here"
-                )
-        if faults:
-            more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-            raise RunError(
-                f"optimizer state: {len(faults)} tensors do not fit. {'; '.join(sorted(faults)[:3])}{more}. "
-                "Resume with the model and optimizer of the run."
-            )
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(tensors[name])
+        copy_exactly(
+            self.state_tensors(),
+            tensors,
+            where="optimizer state",
+            what="tensors",
+            cure="Resume with the model and optimizer of the run.",
+        )
 
 
 class SGD(Optimizer):

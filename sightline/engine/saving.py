@@ -12,6 +12,7 @@ from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.checkpoint import CheckpointState
 from sightline.engine.checkpoint_reader import Checkpoint, load_tensor_file, load_tensors, open_checkpoint
 from sightline.engine.checkpoint_writer import CheckpointWriter
+from sightline.engine.copying import copy_exactly
 from sightline.engine.loop import Training
 from sightline.engine.metrics_log import MetricsLog
 from sightline.engine.retention import CheckpointConfig
@@ -105,17 +106,13 @@ def load_training(training: Training, checkpoint: Checkpoint) -> None:
         RunError: If the checkpoint is of another model or optimizer.
     """
     tensors = load_tensors(checkpoint)
-    own = training.task.state_dict()
-    odd = [name for name in {**own, **tensors["model"]} if _shape(own, name) != _shape(tensors["model"], name)]
-    if odd:
-        lines = [f"{n}: file {_shape(tensors['model'], n)}, model {_shape(own, n)}" for n in odd[:3]]
-        raise RunError(
-            f"{checkpoint.path}: {len(odd)} of {len(own)} weights do not fit. {'; '.join(lines)}.\n"
-            "  It is a checkpoint of another model; resume with the run's own configuration."
-        )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors["model"][name])
+    copy_exactly(
+        training.task.state_dict(),
+        tensors["model"],
+        where=str(checkpoint.path),
+        what="weights",
+        cure="It is a checkpoint of another model; resume with the run's own configuration.",
+    )
     training.optimizer.load_state_tensors(tensors["optimizer"])
     if training.ema is not None:
         if "ema" not in tensors:
@@ -125,10 +122,6 @@ def load_training(training: Training, checkpoint: Checkpoint) -> None:
         training.precision.scaler.load_state_tensors(tensors["scaler"])
     training.guard.load_state(checkpoint.state["guard"])
     training.step, training.iteration = checkpoint.state["step"], checkpoint.state["iteration"]
-
-
-def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(tensors[name].shape) if name in tensors else None
 
 
 def start_from_weights(task: Task, path: Path) -> str:

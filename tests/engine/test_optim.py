@@ -210,7 +210,7 @@ def test_a_state_that_does_not_fit_names_the_tensors_and_changes_nothing():
     state["momentum/other"] = torch.zeros(1)
     state["momentum/head.bias"] = torch.zeros(5)
     with pytest.raises(
-        RunError, match=r"3 tensors do not fit. momentum/bn\.bias is missing; .*\(5,\).*other is unknown"
+        RunError, match=r"3 of 6 tensors do not fit. momentum/bn\.bias is missing; .*\(5,\).*other is unknown"
     ):
         optimizer.load_state_tensors(state)
     assert all(tensor.count_nonzero() == 0 for tensor in optimizer.state_tensors().values())
