@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -132,16 +132,21 @@ class Console(Callback):
 
     def _text(self, *, digits: int) -> str:
         """Losses, lr, speed and time left, of the last row."""
-        return "" if self._row is None else "  ".join(_train_parts(self._row.values, self._row.timing, digits))
+        return "" if self._row is None else "  ".join(_train_parts(self._row, digits))
 
 
-def _train_parts(values: Mapping[str, float], timing: Mapping[str, float], digits: int) -> list[str]:
+def _train_parts(row: LogRow, digits: int) -> list[str]:
+    values = row.values
     losses = [
         f"{name.removeprefix('loss/')} {value:.{digits}f}" for name, value in values.items() if name.startswith("loss/")
     ]
     rates = [value for name, value in values.items() if name.startswith("lr/")]
-    parts = [*losses, *([f"lr {max(rates):.2e}"] if rates else []), f"{timing.get('images_per_second', 0):.0f} img/s"]
-    return [*parts, f"ETA {duration(timing['eta_seconds'])}"] if "eta_seconds" in timing else parts
+    parts = [
+        *losses,
+        *([f"lr {max(rates):.2e}"] if rates else []),
+        f"{row.timing.get('images_per_second', 0):.0f} img/s",
+    ]
+    return parts if row.eta_seconds is None else [*parts, f"ETA {duration(row.eta_seconds)}"]
 
 
 def duration(seconds: float) -> str:

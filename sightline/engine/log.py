@@ -45,6 +45,8 @@ class LogRow:
     epoch: int
     values: Mapping[str, float]
     timing: Mapping[str, float] = field(default_factory=dict)
+    eta_seconds: float | None = None
+    """Seconds until the run's end: news for people, written to no history."""
 
 
 class Sink(Protocol):
@@ -169,9 +171,7 @@ class Logger(Callback):
         seconds = self._busy_seconds + time.perf_counter() - self._since
         timing = {"images_per_second": self._samples / seconds if seconds > 0 else 0.0}
         eta = self._time_left.seconds() if self._time_left is not None else None
-        if eta is not None:
-            timing["eta_seconds"] = eta
-        row = LogRow("train", report.step, report.epoch, values, timing)
+        row = LogRow("train", report.step, report.epoch, values, timing, eta)
         for sink in self.sinks:
             sink.write(row)
         self._forget()

@@ -153,12 +153,13 @@ class Beat(Callback):
         self.heartbeat = heartbeat
         self._losses: dict[str, float] = {}
         self._timing: Mapping[str, float] = {}
+        self._eta_s: float | None = None
 
     def write(self, row: LogRow) -> None:
         """Take losses, speed and time left of the logger's rows."""
         if row.kind == "train":
             self._losses = {name: value for name, value in row.values.items() if name.startswith("loss")}
-            self._timing = row.timing
+            self._timing, self._eta_s = row.timing, row.eta_seconds
 
     def on_step_end(self, training: Training, report: StepReport) -> None:
         """Say where the run is, when it is time."""
@@ -169,7 +170,7 @@ class Beat(Callback):
                 epoch=training.epoch,
                 losses=self._losses,
                 samples_per_s=self._timing.get("images_per_second"),
-                eta_s=self._timing.get("eta_seconds"),
+                eta_s=self._eta_s,
             )
 
     def on_epoch_end(self, training: Training, epoch: int) -> None:
