@@ -151,6 +151,9 @@ def _read_change_file(path: Path) -> tuple[str, str, list[Change]]:
     """The recipe's name, where it stands, and the changes of a YAML file, each with its line."""
     from sightline.config.safe_yaml import read_yaml_document
 
+    if not path.exists() and path.parent.is_dir():
+        near = did_you_mean(path.name, [one.name for one in path.parent.glob("*.y*ml")])
+        raise ConfigError(f"change file {printable(path)}: the file does not exist.{near}")
     document = read_yaml_document(path, what="change file")
     shown = printable(path)
     if not isinstance(document.value, dict) or not isinstance(document.value.get("recipe"), str):

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 def start_summary(config: RunConfig, problem: Problem, training: Training, run_dir: Path) -> str:
     """The lines that stand above the progress of a new run."""
+    data, *splits = _data(config, problem)
     rows = [
         ("model", _model(config, training)),
-        ("data", _data(config, problem)),
+        ("data", data),
+        *(("", split) for split in splits),
         ("device", _device(config, training)),
         ("length", _length(config, training)),
         ("run", printable(run_dir)),
@@ -70,18 +72,18 @@ def convolution_gflops(detector: nn.Module, image_size: int) -> float:
     return operations * (image_size / small) ** 2 / 1e9
 
 
-def _data(config: RunConfig, problem: Problem) -> str:
+def _data(config: RunConfig, problem: Problem) -> list[str]:
     path = getattr(getattr(config, "data", None), "path", None)
     source = "the built-in world" if path is None else printable(path)
-    parts = [
-        f"{printable(name).rsplit('/', 1)[-1]} {split['num_images']:,} images with {split['num_boxes']:,} boxes"
-        for name, split in problem.facts.get("splits", {}).items()
-    ]
     names = problem.facts.get("class_names", [])
     if names:
         shown = ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
-        parts.append(f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({shown})")
-    return f"{source}: {'; '.join(parts)}" if parts else source
+        source += f", {len(names)} {'class' if len(names) == 1 else 'classes'}: {shown}"
+    splits = problem.facts.get("splits", {}).items()
+    return [source] + [
+        f"{printable(name).rsplit('/', 1)[-1]}: {split['num_images']:,} images, {split['num_boxes']:,} boxes"
+        for name, split in splits
+    ]
 
 
 def _device(config: RunConfig, training: Training) -> str:

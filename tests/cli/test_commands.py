@@ -37,7 +37,7 @@ def rows_of(run):
 def test_training_sums_up_what_it_is_going_to_do(workplace):
     log = (workplace / "train.log").read_text()
     assert "yolov7-tiny, 100,662 parameters" in log and "GFLOPs at 64 x 64" in log
-    assert "city: train 8 images with 16 boxes; val 3 images with 6 boxes; 2 classes (disc, square)" in log
+    assert "city, 2 classes: disc, square\n        train: 8 images, 16 boxes\n        val: 3 images, 6 boxes\n" in log
     assert "cpu with 1 thread, fp32, channels last, no loader workers" in log
     assert "2 epochs, 4 steps, batches of 4, up to 16 of them a step" in log
     assert RUN in log
@@ -86,7 +86,7 @@ def test_a_run_may_have_a_name_and_the_built_in_world(tmp_path, monkeypatch):
     small = ("data.world.scenes=6", "data.world.world.image_hw=[64,96]", "steps=1")
     changes = [change for change in TINY if not change.startswith("epochs")]
     out = trained(tmp_path, RECIPE, "--name", "first", *changes, *small)
-    assert "the built-in world: train 5 images" in out
+    assert "the built-in world, 5 classes: car, truck, pedestrian, cyclist, cone" in out
     assert (tmp_path / "runs" / RECIPE / "first" / "run.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "runs"]
 

@@ -123,6 +123,7 @@ MISTAKES = {
     "recipe as a key": (f"train {RECIPE} recipe=yolov7", "Name it first", "sightline train yolov7"),
     # change files
     "missing file": ("train nowhere.yaml", "nowhere.yaml", "does not exist"),
+    "typo in a file's name": ("train twise.yaml", "twise.yaml", "Did you mean 'twice.yaml'"),
     "file without recipe": ("train no_recipe.yaml", "no_recipe.yaml", "recipe: NAME"),
     "key twice in a file": ("train twice.yaml", "twice.yaml:3", "'lr' is given twice"),
     "tag in a file": ("train tag.yaml", "tag.yaml:2", "refused"),
@@ -271,6 +272,34 @@ def test_faulty_images_can_be_skipped_and_are_counted(messy, tmp_path):
         outcome = sightline("train", RECIPE, *args, cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert re.search(r"left out 1 of 8 images .*data\.on_fault=skip", outcome.out)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Has the name that PyTorch's has."""
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (FloatingPointError("loss became NaN at step 3"), "loss became NaN at step 3"),
+        (OutOfMemoryError("CUDA out of memory\nmore"), "lower batch_size or image_size. CUDA out of memory"),
+        (OSError("only words"), "only words"),
+    ],
+)
+def test_failures_end_with_one_and_a_line(messy, monkeypatch, error, words):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("sightline.api.list_recipes", fail)
+    outcome = typed("list", cwd=messy)
+    assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
+    assert words in outcome.err
+
+
+def test_a_defect_of_ours_keeps_its_traceback(messy, monkeypatch):
+    monkeypatch.setattr("sightline.api.list_recipes", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        typed("list", cwd=messy)
 
 
 def test_a_disk_that_refuses_is_a_failure_not_a_mistake(messy, tmp_path, monkeypatch):
