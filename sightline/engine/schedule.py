@@ -159,6 +159,14 @@ class WarmupConfig(Config):
             raise ValueError("an exponential warm-up cannot start at 0: give start_factor, e.g. 0.001.")
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        """The shape of a warm-up that has no length."""
+        if self.epochs or self.iterations:
+            return {}
+        return dict.fromkeys(
+            ("kind", "start_factor"), "there is no warm-up (schedule.warmup.epochs and iterations are 0)"
+        )
+
     def length(self, *, iterations_per_epoch: int, iterations: int) -> int:
         """Micro-batches of warm-up in a run of ``iterations`` micro-batches; the first regular one has this index."""
         wanted = max(round(self.epochs * iterations_per_epoch), self.iterations)

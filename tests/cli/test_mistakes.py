@@ -115,6 +115,16 @@ MISTAKES = {
     "world beside data": (f"{TRAIN} data.world.scenes=9", "data.world.scenes=9 has no effect", "--data"),
     "loader without workers": (f"{TRAIN} workers=0 data.loader=processes", "data.loader=processes has no effect"),
     "mosaic that is off": (f"{TRAIN} augment.mosaic=0 augment.mixup=0.5", "augment.mixup=0.5 has no effect"),
+    "shape of no warm-up": (
+        "train yolov7-tiny-small schedule.warmup.kind=constant",
+        "schedule.warmup.kind=constant has no effect",
+        "epochs and iterations",
+    ),
+    "heads that the model has not": (
+        f"{TRAIN} model.loss.aux_gain=1",
+        "aux_gain=1 has no effect",
+        "model.variant=tiny",
+    ),
     "two ways to accumulate": (f"{TRAIN} accumulation.every=2", "either every or nominal_batch_size"),
     "spaces around the sign": (f"{TRAIN} epochs = 3", "key=value", "no spaces"),
     "no sign": (f"{TRAIN} fast", "'fast' is not a change", "key=value"),

@@ -38,6 +38,11 @@ class YOLOv7Config(Config):
     loss: YOLOv7LossConfig = Field(default_factory=YOLOv7LossConfig)
     """Weights and matching of the training loss."""
 
+    def without_effect(self) -> dict[str, str]:
+        """The weight of auxiliary heads that the variant has not."""
+        has_aux = self.variant not in ("tiny", "yolov7", "yolov7x")
+        return {} if has_aux else {"loss.aux_gain": f"model.variant={self.variant} has no auxiliary heads"}
+
     @model_validator(mode="after")
     def _anchors_are_a_table(self) -> "YOLOv7Config":
         if self.anchors_px is not None:
