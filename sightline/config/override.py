@@ -198,12 +198,15 @@ def _unknown(config: Config, change: Change) -> str:
 
 
 def nearest_key(wrong: str, known: Iterable[str]) -> str | None:
-    """The known dotted key that looks most like ``wrong``: whole key or last part, whichever is nearer."""
+    """The known dotted key that looks most like ``wrong``: by its last part first, then by its group."""
+    wrong_group, _, wrong_last = wrong.rpartition(".")
 
     def likeness(key: str) -> float:
-        whole = SequenceMatcher(None, wrong, key).ratio()
-        last = SequenceMatcher(None, wrong.rsplit(".", 1)[-1], key.rsplit(".", 1)[-1]).ratio()
-        return max(whole, last - 0.02 * abs(wrong.count(".") - key.count(".")))
+        group, _, last = key.rpartition(".")
+        alike = SequenceMatcher(None, wrong_last, last).ratio()
+        if last.startswith(wrong_last):  # cut short, as in evaluate.every for evaluate.every_epochs
+            alike = max(alike, 0.9)
+        return alike + 0.3 * SequenceMatcher(None, wrong_group, group).ratio()
 
     best = max(known, key=likeness, default=None)
     return best if best is not None and likeness(best) >= 0.6 else None
