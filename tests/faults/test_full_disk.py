@@ -3,6 +3,7 @@
 With room again, ``resume`` goes on and ends with the bits of a run that never met a full disk.
 """
 
+import contextlib
 import os
 import resource
 import signal
@@ -14,6 +15,8 @@ import pytest
 
 from sightline.cli.main import main
 from sightline.engine.checkpoint_reader import find_checkpoints, read_checkpoint
+from sightline.engine.log import LogRow
+from sightline.engine.tensorboard import TensorBoardSink
 from tests.faults.tiny import CHANGES, RECIPE, assert_same_bits, live, train, without_report
 
 pytestmark = [
@@ -108,6 +111,19 @@ def test_a_disk_without_any_room(small_disk, unbroken, begin_life):
     (small_disk / "ballast").unlink()
     assert begin_life(partial(live, run)).exit_code() == 0
     assert_same_bits(run, unbroken)
+
+
+def test_tensorboard_events_that_a_full_disk_refuses_do_not_stop_a_run(small_disk, caplog):
+    with TensorBoardSink(small_disk) as sink:
+        sink.write(LogRow("train", 1, 0, {"loss": 0.5}))
+        with contextlib.suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as ballast:
+            while True:
+                ballast.write(bytes(4096))
+        for step in range(2, 200):
+            sink.write(LogRow("train", step, 0, {"loss": 0.5}))
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "no more TensorBoard events" in message
+    assert "No space left on device" in message
 
 
 def test_a_disk_that_takes_only_the_beginning_of_a_file(tmp_path, unbroken, begin_life):

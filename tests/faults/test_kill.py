@@ -80,6 +80,8 @@ def kill_again_and_again(run, unbroken, begin_life, changes, kills):
     steps = [row["step"] for row in rows if row["kind"] == "train"]
     assert steps == list(range(1, len(steps) + 1))
     assert shown_steps(run) == steps
+    sessions = json.loads((run / "run.json").read_text())["sessions"]
+    assert len({session["from_step"] for session in sessions}) >= kills / 3  # the kills were spread over the run
     return lives
 
 

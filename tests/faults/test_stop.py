@@ -169,9 +169,9 @@ def test_a_real_run_that_is_stopped_again_and_again_at_any_time_ends_with_the_sa
     print(f"seed {seed}")
     generator = random.Random(seed)
     unbroken, run = tmp_path / "unbroken", tmp_path / "run"
-    assert train(unbroken, "epochs=6") == 0
+    assert train(unbroken, "epochs=8") == 0
     for after_step, moment in ((0, is_locked), (4, is_evaluating), (8, is_writing), (11, is_evaluating)):
-        life = begin_life(lambda: live(run, "epochs=6", "workers=2"))
+        life = begin_life(lambda: live(run, "epochs=8", "workers=2"))
         assert life.wait_for(partial(is_past, run, after_step)) and life.wait_for(partial(moment, run, life.pid))
         time.sleep(generator.uniform(0, 0.1))
         life.send(signal.SIGTERM)
@@ -181,4 +181,4 @@ def test_a_real_run_that_is_stopped_again_and_again_at_any_time_ends_with_the_sa
     assert begin_life(lambda: live(run)).exit_code() == 0
     assert (run / "metrics.jsonl").read_bytes() == (unbroken / "metrics.jsonl").read_bytes()
     assert bytes_of_last_checkpoint(run) == bytes_of_last_checkpoint(unbroken)
-    assert shown_steps(run) == shown_steps(unbroken) == list(range(1, 19))
+    assert shown_steps(run) == shown_steps(unbroken) == list(range(1, 25))
