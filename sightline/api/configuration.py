@@ -216,13 +216,22 @@ def _yaml_value(value: Any) -> str:
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    """The resolved configuration as YAML that ``--from`` and ``resume`` read."""
+    """The resolved configuration as YAML that ``--from`` and ``resume`` read; paths are absolute, to be found again."""
     import yaml
 
     from sightline.engine.atomic_file import replace_file
 
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(_plain_values(config.model_dump()), sort_keys=False, allow_unicode=True)
     replace_file(path, f"# Repeat this run with: sightline train --from {path.parent}\n{text}".encode())
+
+
+def _plain_values(value: Any) -> Any:
+    """Configuration values as YAML has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain_values(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain_values(inner) for inner in value]
+    return str(value.absolute()) if isinstance(value, Path) else value
 
 
 def list_recipes() -> Table:

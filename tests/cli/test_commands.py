@@ -157,16 +157,21 @@ def test_evaluation_prints_figures_and_writes_what_was_asked_for(workplace, tmp_
     logged = [row for row in rows_of(workplace / RUN) if row["kind"] == "eval"][-1]["values"]
     assert {name: written["figures"][name] for name in COCO_FIGURES} == {name: logged[name] for name in COCO_FIGURES}
     assert [row["name"] for row in written["classes"]] == ["disc", "square"]
-    assert "step_00000004 (averaged weights) on city, val" in outcome.out
+    assert f"step_00000004 (averaged weights) on {workplace / 'city'}, val" in outcome.out
     assert all(name in outcome.out for name in COCO_FIGURES)
     assert {entry["image_id"] for entry in json.loads(detections.read_text())} <= {0, 1, 2}
 
 
 def test_other_data_and_splits_can_be_evaluated(workplace):
     train = sightline("eval", RUN, "--split", "train", cwd=workplace)
-    assert train.code == 0 and "on city, train" in train.out
+    assert train.code == 0 and f"on {workplace / 'city'}, train" in train.out
     other = sightline("eval", RUN, "--data", workplace / "city" / "data.yaml", "image_size=96", cwd=workplace)
     assert other.code == 0 and "data.yaml, val" in other.out
+
+
+def test_a_run_finds_its_data_from_any_folder(workplace, tmp_path):
+    elsewhere = sightline("eval", workplace / RUN, cwd=tmp_path)
+    assert elsewhere.code == 0, elsewhere.err
 
 
 def test_any_tools_result_files_are_scored(tmp_path):
