@@ -102,15 +102,8 @@ def open_run(path: Path, checkpoint: str) -> tuple[Path, Checkpoint]:
     Raises:
         RunError: If there is no such run or checkpoint, or it is damaged.
     """
-    from sightline.engine.checkpoint import (
-        BEST,
-        CHECKPOINTS_FOLDER,
-        LATEST,
-        STATE_FILE,
-        DamagedCheckpointError,
-        folder_name,
-    )
-    from sightline.engine.checkpoint_reader import find_checkpoints, open_checkpoint
+    from sightline.engine.checkpoint import BEST, CHECKPOINTS_FOLDER, LATEST, STATE_FILE, DamagedCheckpointError
+    from sightline.engine.checkpoint_reader import find_checkpoints, named_checkpoint, open_checkpoint
     from sightline.engine.run_folder import existing_run
 
     path = path.expanduser()
@@ -118,19 +111,15 @@ def open_run(path: Path, checkpoint: str) -> tuple[Path, Checkpoint]:
         found = open_checkpoint(path)
         return existing_run(found.path.absolute().parent.parent), found
     run_dir = existing_run(path)
-    folder = run_dir / CHECKPOINTS_FOLDER
+    has_best = (run_dir / CHECKPOINTS_FOLDER / BEST).exists()
     there = ", ".join(str(int(one.name.removeprefix("step_"))) for one in reversed(find_checkpoints(run_dir)))
-    if checkpoint in (BEST, LATEST):
-        wanted = folder / checkpoint if (folder / checkpoint).exists() else run_dir
-    elif checkpoint.isdigit() and (folder / folder_name(int(checkpoint))).exists():
-        wanted = folder / folder_name(int(checkpoint))
-    else:
-        raise RunError(
-            f"{run_dir}: no checkpoint {printable(checkpoint)!r}. "
-            f"There are: best, latest, and steps {there or '(none yet)'}."
-        )
+
+    def refuse(message: str) -> None:
+        raise DamagedCheckpointError(message)
+
     try:
-        return run_dir, open_checkpoint(wanted)
+        name = LATEST if checkpoint == BEST and not has_best else checkpoint
+        return run_dir, named_checkpoint(run_dir, name, refuse)
     except DamagedCheckpointError as error:
         raise RunError(f"{error} Choose another one: --checkpoint with one of the steps {there}.") from None
 

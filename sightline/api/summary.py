@@ -24,6 +24,7 @@ def start_summary(config: RunConfig, problem: Problem, training: Training, run_d
         *(("", split) for split in splits),
         ("device", _device(config, training)),
         ("length", _length(config, training)),
+        ("disk", _disk(config, training)),
         ("run", printable(run_dir)),
     ]
     return f"{Table(('', ''), rows)}\n\n{_groups(config, training)}\n"
@@ -107,6 +108,21 @@ def _length(config: RunConfig, training: Training) -> str:
     window = config.accumulation.full_window(config.batch_size)
     many = f", up to {window} of them a step" if window > 1 else ""
     return f"{epochs}, {length.steps:,} steps, batches of {config.batch_size}{many}"
+
+
+def _disk(config: RunConfig, training: Training) -> str:
+    from sightline.engine.retention import disk_use
+    from sightline.engine.saving import tensors_of
+
+    length = training.plan.length
+    use = disk_use(
+        config.checkpoint,
+        bytes_each=sum(t.nbytes for group in tensors_of(training).values() for t in group.values()),
+        total_steps=length.steps,
+        steps_per_epoch=max(1, length.steps // length.epochs),
+        total_epochs=length.epochs,
+    )
+    return f"at most {use} at a time"
 
 
 def _groups(config: RunConfig, training: Training) -> Table:

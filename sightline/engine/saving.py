@@ -39,7 +39,7 @@ class Saver(Callback):
 
     def on_run_start(self, training: Training) -> None:
         """Get the memory for checkpoints; save if an evaluation that a stop had cut short was made up for just now."""
-        self.writer.reserve(_tensors(training))
+        self.writer.reserve(tensors_of(training))
         if self._evaluated_step == training.step:
             self.saved_step = -1  # the checkpoint of this step lacks the figures
             self._save_if_due(training)
@@ -69,7 +69,7 @@ class Saver(Callback):
         training.guard.check()
         self.writer.save(
             CheckpointState(
-                tensors=_tensors(training),
+                tensors=tensors_of(training),
                 state={
                     "step": training.step,
                     "iteration": training.iteration,
@@ -89,7 +89,7 @@ class Saver(Callback):
         self.saved_step = training.step
 
 
-def _tensors(training: Training) -> dict[str, dict[str, torch.Tensor]]:
+def tensors_of(training: Training) -> dict[str, dict[str, torch.Tensor]]:
     """Everything of a training that is a tensor, by file."""
     tensors = {"model": training.task.state_dict(), "optimizer": training.optimizer.state_tensors()}
     if training.ema is not None:

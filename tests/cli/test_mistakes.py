@@ -189,7 +189,7 @@ MISTAKES = {
     "weights in a text": (f"{TRAIN} {SMALL} weights=plain.txt", "plain.txt", "safetensors"),
     # trained models
     "unknown split": (f"eval {RUN} --split tset", "'tset'", "train, val"),
-    "unknown checkpoint": (f"eval {RUN} --checkpoint 99", "'99'", "best, latest, and steps 2, 4"),
+    "unknown checkpoint": (f"eval {RUN} --checkpoint 99", "'99'", "latest, best or one of these steps: 2, 4"),
     "changed model": (f"eval {RUN} model.width=0.25", "do not fit", "own configuration"),
     "change that nothing uses": (f"eval {RUN} lr=0.1", "lr has no effect on an evaluation", "image_size"),
     "other classes": (f"eval {RUN} --data other_classes", "cat, dog", "disc, square"),
