@@ -94,7 +94,7 @@ def keep_full(disk, life, *, leave):
 
 
 @pytest.mark.parametrize("leave", [0, 300_000], ids=["without any room", "without room for a checkpoint"])
-def test_a_disk(small_disk, unbroken, begin_life, leave):
+def test_a_disk_that_fills_up(small_disk, unbroken, begin_life, leave):
     run = small_disk / "run"
     life = begin_life(partial(train_command, run))
     assert life.wait_for(partial(has_a_checkpoint, run)), life.said()
