@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 ORACLES = Path(os.environ.get("SIGHTLINE_ORACLES", ROOT.parent / "shared" / "oracles"))
 DATA = Path(os.environ.get("SIGHTLINE_DATA", ROOT.parent / "shared" / "data"))
 
 torch.set_num_threads(1)
+
+settings.register_profile("same", derandomize=True)
+settings.register_profile("search", derandomize=False, max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))  # the same examples for everybody; or look for more
 
 
 def oracle(*parts: str) -> Path:

@@ -44,7 +44,7 @@ class KeepBest(Config):
 
 
 class KeepImprovements(Config):
-    """Every checkpoint that was the best one when it was taken."""
+    """Every checkpoint that was the best one when it was taken, and the best so far, which the next one has to beat."""
 
     rule: Literal["improvements"] = "improvements"
     from_epoch: NonNegativeInt = 0
@@ -190,7 +190,8 @@ def kept_steps(
                 chosen = ranked(saved, rule.by or best)[: rule.count]
             case KeepImprovements():
                 by = rule.by or best
-                chosen = [one for one in saved if one.epoch >= rule.from_epoch and _note(by, one) in one.improved]
+                improvements = [one for one in saved if one.epoch >= rule.from_epoch and _note(by, one) in one.improved]
+                chosen = [*ranked(saved, by)[:1], *improvements]  # the first is what the next one has to beat
             case KeepEveryEpochs():
                 chosen = [one for one in saved if one.ends_epoch and one.epoch % rule.every == 0]
             case KeepEverySteps():
@@ -253,6 +254,7 @@ def disk_use(
     for rule in config.keep:
         if isinstance(rule, KeepImprovements):
             kept |= {one.step for one in saved if one.epoch >= rule.from_epoch}
+            best[rule.by] = max(best.get(rule.by, 0), 1)
         elif isinstance(rule, KeepBest):
             best[rule.by] = max(best.get(rule.by, 0), rule.count)
     count = min(len(kept) + sum(best.values()), len(saved)) + 1

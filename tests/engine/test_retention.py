@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -154,6 +154,7 @@ def test_another_rule_never_removes_anything(rule_list, more, figures, best):
 
 
 @given(st.lists(rules, max_size=3), figures, bests)
+@example([KeepImprovements(from_epoch=2, by=BestBy())], [0.2, 0.1, 0.2, None], BestBy(direction="min"))
 def test_removing_after_every_save_ends_as_removing_once_at_the_end(rule_list, figures, best):
     config, saved = config_and_saved(rule_list, figures, best)
     alive = []
