@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from hypothesis import settings
@@ -12,6 +13,7 @@ ORACLES = Path(os.environ.get("SIGHTLINE_ORACLES", ROOT.parent / "shared" / "ora
 DATA = Path(os.environ.get("SIGHTLINE_DATA", ROOT.parent / "shared" / "data"))
 
 torch.set_num_threads(1)
+cv2.setNumThreads(1)  # its pool of threads would hang the children that tests fork
 
 settings.register_profile("same", derandomize=True)
 settings.register_profile("search", derandomize=False, max_examples=2000, deadline=None)
