@@ -58,7 +58,8 @@ class TensorBoardSink:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.0"
+        # Readers take files by name: two sessions in one second must not change places, or one hides rows of the other.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}.0"
         self._records = RecordWriter((self.run_dir / name).open("ab", buffering=0))
         self._put(Event(file_version=FILE_VERSION))
         if self.purge_step is not None:
