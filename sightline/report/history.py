@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -49,28 +49,29 @@ class RunFiles:
 
     @property
     def best_row(self) -> Row | None:
-        """The evaluation that the run's own figure (``evaluate.metric`` of its configuration) calls best."""
-        name, sign = self._best_by()
-        found: Row | None = None
+        """The evaluation that the run itself (``evaluate.best`` of its configuration) calls best."""
+        by = self._best_by()
+        sign = -1 if by.get("direction") == "min" else 1
+        best, found = -np.inf, None
         for row in self.rows:
-            value = row.values.get(name) if row.kind == "eval" else None
+            if row.kind != "eval" or not row.values:
+                continue
+            value = row.values.get(str(by.get("metric") or next(iter(row.values))))
             if value is None or not np.isfinite(value):
                 continue
-            if found is None or sign * value > sign * (found.values[name] or 0):
-                found = row
+            if sign * value > best or (sign * value == best and by.get("ties") == "latest"):
+                best, found = sign * value, row
         return found
 
-    def _best_by(self) -> tuple[str, int]:
-        """Name of the figure that decides, and 1 or -1 as larger or smaller is better."""
+    def _best_by(self) -> dict[str, Any]:
+        """``metric``, ``direction`` and ``ties``, as far as the configuration can be read."""
         try:
             tree = parse_yaml(self.config_text.encode()).value
         except YamlError:
-            tree = None
+            return {}
         evaluate = tree.get("evaluate") if isinstance(tree, dict) else None
-        chosen = evaluate if isinstance(evaluate, dict) else {}
-        names = [name for row in self.rows if row.kind == "eval" for name in row.values]
-        default = "AP" if "AP" in names or not names else names[0]
-        return str(chosen.get("metric", default)), -1 if chosen.get("direction") == "min" else 1
+        best = evaluate.get("best") if isinstance(evaluate, dict) else None
+        return best if isinstance(best, dict) else {}
 
     @property
     def last_figures(self) -> dict[str, float]:
