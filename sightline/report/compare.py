@@ -38,21 +38,6 @@ class Comparison:
     picture: bytes
     """PNG: the main figure and the loss of all runs."""
 
-    def text(self) -> str:
-        """Both tables for a terminal."""
-        head = ComparedRow("", self.run_names)
-        rows = [head, *self.figures, *self.configuration]
-        widths = [max(len(row.name) for row in rows)]
-        widths += [max(len(row.values[i]) for row in rows) for i in range(len(self.run_names))]
-
-        def line(row: ComparedRow) -> str:
-            cells = [row.name.ljust(widths[0])]
-            cells += [value.rjust(width) for value, width in zip(row.values, widths[1:], strict=True)]
-            return "  ".join(cells).rstrip()
-
-        same = "" if self.configuration else "\nThe configurations are the same."
-        return "\n".join([line(head), *map(line, self.figures), "", *map(line, self.configuration)]).rstrip() + same
-
 
 def compare_runs(run_dirs: Sequence[Path]) -> Comparison:
     """Compare two or more run folders.

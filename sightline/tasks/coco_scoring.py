@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sightline.config.errors import RunError
-from sightline.config.printable import printable
 from sightline.data.formats.coco_results import read_coco_detections, read_coco_truth
 from sightline.metrics.coco_ap import CocoAP, ScoredBoxes, TruthBoxes
 
@@ -56,49 +53,9 @@ class ScoreResult:
     notes: tuple[str, ...]
     """What a reader must know to trust the figures."""
 
-    def table(self) -> str:
-        """Figures, table of classes and notes, for a terminal."""
-        width = max(map(len, TITLES.values()))
-        lines = [
-            f"{self.num_images:,} images, {self.num_truths:,} truths ({self.num_crowds:,} of them crowds), "
-            f"{self.num_detections:,} detections",
-            *(f"{title:<{width}}  {_figure(self.figures[name])}" for name, title in TITLES.items()),
-            "",
-            *self._class_lines(),
-            *(f"note: {note}" for note in self.notes),
-        ]
-        return "\n".join(lines)
-
-    def _class_lines(self) -> list[str]:
-        names = [printable(row.name, limit=40) for row in self.classes]
-        width = max([len("class"), *map(len, names)])
-        head = f"{'class':<{width}}  {'AP':>6}  {'AP50':>6}  {'AR':>6}  {'truths':>8}  {'detections':>10}"
-        return [head] + [
-            f"{name:<{width}}  {_figure(row.ap):>6}  {_figure(row.ap50):>6}  {_figure(row.ar):>6}"
-            f"  {row.num_truths:>8,}  {row.num_detections:>10,}"
-            for name, row in zip(names, self.classes, strict=True)
-        ]
-
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
-
-    def write_json(self, path: Path | str) -> None:
-        """Write ``as_dict`` to a file.
-
-        Raises:
-            RunError: If the file cannot be written.
-        """
-        try:
-            Path(path).write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise RunError(
-                f"{printable(path)}: the figures cannot be written ({error.strerror}). Give a file that you may write."
-            ) from error
-
-
-def _figure(value: float) -> str:
-    return "-" if value < 0 else f"{value:.4f}"
 
 
 def score_coco(truth_path: Path, detections_path: Path) -> ScoreResult:

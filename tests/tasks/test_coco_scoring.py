@@ -7,7 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sightline.config.errors import DataError, RunError
+from sightline.config.errors import DataError
 from sightline.tasks.coco_scoring import score_coco
 from tests.metrics.official import random_images
 
@@ -74,23 +74,12 @@ def test_files_score_as_in_the_official_tool(tmp_path, seed, first_annotation):
     assert has_note == (first_annotation == 0 and len(truth["annotations"]) > 0)
 
 
-def test_table_and_json(tmp_path):
+def test_plain_values_hold_the_figures_and_a_row_for_each_class(tmp_path):
     paths, truth, _ = write_files(tmp_path, 3)
     result = score_coco(*paths)
-    table = result.table()
-    for name in [category["name"] for category in truth["categories"]]:
-        assert name in table
-    assert f"{result.figures['AP50']:.4f}" in table
-    result.write_json(tmp_path / "figures.json")
-    content = json.loads((tmp_path / "figures.json").read_text())
+    content = json.loads(json.dumps(result.as_dict()))
     assert content["figures"] == result.figures
     assert [row["name"] for row in content["classes"]] == sorted(c["name"] for c in truth["categories"])
-
-
-def test_figures_that_cannot_be_written(tmp_path):
-    paths, _, _ = write_files(tmp_path, 3)
-    with pytest.raises(RunError, match="cannot be written"):
-        score_coco(*paths).write_json(tmp_path / "no folder" / "figures.json")
 
 
 def test_no_detections_score_zero_and_no_truth_scores_nothing(tmp_path):
@@ -100,7 +89,6 @@ def test_no_detections_score_zero_and_no_truth_scores_nothing(tmp_path):
     paths[0].write_text(json.dumps(truth | {"annotations": []}))
     result = score_coco(*paths)
     assert set(result.figures.values()) == {-1}
-    assert result.table().splitlines()[1].endswith("  -")
 
 
 def test_truths_without_area_are_mentioned(tmp_path):
@@ -108,13 +96,6 @@ def test_truths_without_area_are_mentioned(tmp_path):
     flat = {**truth["annotations"][0], "id": 10_000, "bbox": [1, 1, 0, 5], "iscrowd": 0}
     paths[0].write_text(json.dumps(truth | {"annotations": [*truth["annotations"], flat]}))
     assert any("no area" in note for note in score_coco(*paths).notes)
-
-
-def test_control_characters_of_class_names_do_not_reach_the_terminal(tmp_path):
-    paths, truth, _ = write_files(tmp_path, 3)
-    truth["categories"][0]["name"] = "\x1b[31mred\nline"
-    paths[0].write_text(json.dumps(truth))
-    assert "\x1b" not in score_coco(*paths).table()
 
 
 def test_a_detection_of_an_unknown_image(tmp_path):
