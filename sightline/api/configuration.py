@@ -27,8 +27,6 @@ from sightline.config.printable import printable
 if TYPE_CHECKING:
     from sightline.engine.run_config import RunConfig
 
-CONFIG_FILE = "config.yaml"
-
 PathLike = str | os.PathLike[str]
 
 
@@ -137,7 +135,7 @@ def _origin_of(recipe: str | Path | None, from_run: PathLike | None) -> tuple[st
     if from_run is not None:
         if recipe is not None:
             raise ConfigError(f"give either a recipe ({recipe}) or --from {from_run}, not both.")
-        from sightline.engine.run_folder import existing_run
+        from sightline.engine.run_folder import CONFIG_FILE, existing_run
 
         return _read_change_file(existing_run(Path(from_run)) / CONFIG_FILE)
     if recipe is None:

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from sightline.engine.run_config import RunConfig
     from sightline.engine.task import Task
 
-DATA_FILE = "data.json"
-"""What a run wrote down about its data, names of the classes above all."""
-
 EVALUATION_KEYS = (
     "image_size", "batch_size", "eval_batch_size", "device", "precision", "channels_last", "deterministic", "workers",
     "threads", "data", "model",
@@ -130,6 +127,8 @@ def class_names_of(run_dir: Path) -> tuple[str, ...]:
     Raises:
         RunError: If the run's ``data.json`` is missing or broken.
     """
+    from sightline.engine.run_folder import DATA_FILE
+
     path = run_dir / DATA_FILE
     try:
         return tuple(map(str, json.loads(path.read_text())["class_names"]))

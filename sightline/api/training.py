@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from sightline.api.configuration import CONFIG_FILE, PathLike, read_config, resolve, write_config
-from sightline.api.inference import DATA_FILE
+from sightline.api.configuration import PathLike, read_config, resolve, write_config
 from sightline.api.runs import report
 from sightline.config.errors import ConfigError, UserError
 from sightline.config.override import parse_change
@@ -94,8 +93,10 @@ def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | Non
         if change.key == "weights":
             raise ConfigError(f"{change.origin}: weights has no effect: a resumed run has its own. Leave it out.")
     run_dir = existing_run(Path(run).expanduser())
-    config = settle(read_config(run_dir, changes))
     console = _console(console)
+    if not changes and _lacks_its_report(run_dir):
+        return _with_report(TrainResult(run_dir, 0, _last_step(run_dir)), console)
+    config = settle(read_config(run_dir, changes))
     return _run(config, open_problem(config, console), run_dir, resume=True, console=console)
 
 
@@ -126,6 +127,7 @@ def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, co
     from sightline.api.summary import start_summary
     from sightline.engine.atomic_file import replace_file
     from sightline.engine.loop import Training
+    from sightline.engine.run_folder import CONFIG_FILE, DATA_FILE
     from sightline.engine.run_record import end_session, start_session
     from sightline.engine.session import run_session
 
@@ -156,12 +158,34 @@ def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, co
         raise
     exit_code = 0 if result.outcome == "done" else 3
     end_session(run_dir, "done" if exit_code == 0 else "interrupted", exit_code)
-    with console.working("writing the report"):
-        page = report(run_dir)
     if exit_code == 3:
         console.say(f"stopped at step {result.step}. Continue with: {again}")
+    return _with_report(TrainResult(run_dir, exit_code, result.step, result.metrics), console)
+
+
+def _with_report(result: TrainResult, console: Console) -> TrainResult:
+    """Write the page of a run that ended, and say where it is."""
+    with console.working("writing the report"):
+        page = report(result.run_dir)
     console.say(f"report: {page}")
-    return TrainResult(run_dir, exit_code, result.step, result.metrics, page)
+    return replace(result, report=page)
+
+
+def _lacks_its_report(run_dir: Path) -> bool:
+    """Whether a run is done, but was killed before its page told so."""
+    from sightline.engine.run_record import RUN_FILE, read_record
+    from sightline.report.layout import REPORT_PAGE
+
+    page = run_dir / REPORT_PAGE
+    is_told = page.exists() and page.stat().st_mtime_ns >= (run_dir / RUN_FILE).stat().st_mtime_ns
+    return not is_told and read_record(run_dir).is_done
+
+
+def _last_step(run_dir: Path) -> int:
+    from sightline.engine.status import read_status
+
+    status = read_status(run_dir)
+    return status.step if status is not None else 0
 
 
 def _remove_if_unused(run_dir: Path) -> None:

@@ -6,10 +6,16 @@ from itertools import count
 from pathlib import Path
 
 from sightline.config.errors import RunError, did_you_mean
+from sightline.engine.atomic_file import WRITING
+from sightline.engine.lock import HOLDER_FILE, LOCK_FILE
 from sightline.engine.run_record import RUN_FILE
 
 RUNS = Path("runs")
 """Where runs go when nothing else is said: ``runs/<recipe>/<number or name>``."""
+CONFIG_FILE = "config.yaml"
+"""The resolved configuration of a run."""
+DATA_FILE = "data.json"
+"""What a run wrote down about its data, names of the classes above all."""
 
 _NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}")
 
@@ -110,8 +116,16 @@ def _refuse_taken(folder: Path) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file. Give a folder: --out DIR.")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and not _never_began({path.name for path in folder.iterdir()}):
         raise RunError(f"{folder}: is not empty and holds no run. Give an empty or new folder: --out DIR.")
+
+
+def _never_began(names: set[str]) -> bool:
+    """Whether a folder is empty but for what a run leaves that was killed before its record was written."""
+    if names <= {LOCK_FILE}:
+        return True
+    finished = {name for name in names if not name.startswith(WRITING)}
+    return HOLDER_FILE in names and finished <= {LOCK_FILE, HOLDER_FILE, CONFIG_FILE, DATA_FILE}
 
 
 def _checked_name(what: str, name: str) -> str:

@@ -6,7 +6,7 @@
     ``recipe`` and ``sessions``, one a start: ``command``, ``started``, ``ended``, ``outcome``, ``versions``,
     ``machine``, ``devices``, ``environment``, ``code_commit``.
 ``status.json``
-    ``state``, ``step``, ``total_steps``, ``epoch``, ``total_epochs``, ``message``.
+    ``state``, ``step``, ``total_steps``, ``epoch``, ``total_epochs``, ``unit``, ``message``.
 ``metrics.jsonl``, ``timing.jsonl``
     One object a line: ``step``, ``epoch`` (from 0), ``kind`` (``train`` or ``eval``) and ``values``, numbers by
     name. What stands before a slash names a plot: ``loss``, ``loss/box``, ``lr/bias``. NaN and infinities are
@@ -46,6 +46,10 @@ CocoFigure = Annotated[Number, BeforeValidator(_defined)]
 LoggedNumber = Annotated[Number, BeforeValidator(_listed)]
 
 
+REPORT_PAGE = "report/index.html"
+"""What is made of them."""
+
+
 class Record(BaseModel):
     """A JSON object; unknown keys are passed over."""
 
@@ -69,6 +73,7 @@ class Status(Record):
     total_steps: int | None = None
     epoch: int = 0
     total_epochs: int | None = None
+    unit: str = "samples"
     message: str = ""
 
 

@@ -68,6 +68,18 @@ def test_a_longer_run_goes_on_from_the_end_of_the_shorter_one(workplace, tmp_pat
     assert api.resolve(None, from_run=tmp_path / "run")[0].epochs == 3
 
 
+def test_a_run_killed_while_its_report_was_written_gets_it_by_resume(workplace, tmp_path):
+    with chdir(workplace):
+        done = sightline.train(RECIPE, data="city", changes=list(TINY), out=tmp_path / "run", console=quiet())
+        before = files_in(tmp_path / "run")
+        done.report.unlink()
+        again = sightline.resume(done.run_dir, console=quiet())
+        assert (again.exit_code, again.step, again.report) == (0, done.step, done.report)
+        assert files_in(tmp_path / "run").keys() == before.keys()
+        with pytest.raises(RunError, match="is finished"):
+            sightline.resume(done.run_dir, console=quiet())
+
+
 def test_evaluation_from_python_gives_the_figures_of_the_command_line(workplace, tmp_path):
     with chdir(workplace):
         figures = sightline.evaluate(RUN, checkpoint="latest")
@@ -129,3 +141,8 @@ def test_nothing_is_sent_and_nothing_is_written_beside_the_run(workplace, tmp_pa
         list(sightline.predict(tmp_path / "run", "city/images/val", out=tmp_path / "found"))
         assert api.check("city").is_usable
     assert files_in(workplace) == before
+
+
+def test_control_characters_of_class_names_do_not_reach_the_terminal():
+    row = {"name": "\x1b[31mred\nline", "ap": 0.5, "ap50": 0.5, "ar": 0.5, "num_truths": 1, "num_detections": 1}
+    assert "\x1b" not in str(api.Figures({"AP": 0.5}, {"classes": [row]}))

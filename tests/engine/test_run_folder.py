@@ -197,3 +197,22 @@ assert not seen, seen
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+
+
+def test_a_run_killed_before_its_record_was_written_is_in_nobodys_way(tmp_path):
+    killed = "import os, sys; from pathlib import Path; from sightline.engine.lock import RunLock; "
+    killed += "lock = RunLock(Path(sys.argv[1])).acquire(); Path(sys.argv[1], 'config.yaml').touch(); os._exit(9)"
+    out = tmp_path / "run"
+    out.mkdir()
+    subprocess.run([sys.executable, "-c", killed, str(out)], check=False)
+    assert {".lock", ".lock.json", "config.yaml"} <= {path.name for path in out.iterdir()}
+    assert new_run_folder("tiny", out=out) == out
+    (out / "thesis.txt").write_text("all my work")
+    with pytest.raises(RunError, match="not empty"):
+        new_run_folder("tiny", out=out)
+
+
+def test_a_configuration_alone_is_somebodys_own(tmp_path):
+    (tmp_path / "config.yaml").write_text("recipe: mine\n")
+    with pytest.raises(RunError, match="not empty"):
+        new_run_folder("tiny", out=tmp_path)
