@@ -47,9 +47,11 @@ class DetectionCurves:
     """Its place in ``confidences``."""
 
     def at_best(self) -> dict[str, float]:
-        """Mean precision, recall and F1 at the best confidence; 0 where nothing is defined."""
+        """Mean precision, recall and F1 at the best confidence; 0 where nothing is defined or nothing was found."""
         means = {"precision": self.mean_precision, "recall": self.mean_recall, "f1": self.mean_f1}
         figures = {name: float(np.nan_to_num(mean[self.best_index])) for name, mean in means.items()}
+        if figures["f1"] == 0:
+            figures["precision"] = 0.0  # the curve says 1 where no detection is left, which is no praise
         return figures | {"confidence": self.best_confidence}
 
 

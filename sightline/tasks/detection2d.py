@@ -115,20 +115,23 @@ class Detection2DMetric:
 
     def __init__(self, annotations: ImageAnnotations) -> None:
         self.annotations = annotations
-        self.predictions: dict[int, BoxPrediction] = {}
+        self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
-        self.predictions = {}
+        self.predictions: dict[int, BoxPrediction] = {}
+        self._result: CocoResult | None = None
 
     def update(self, predictions: Sequence[BoxPrediction], batch: ImageBatch) -> None:
         """Add the predictions of one batch; images without any detection count too."""
         self.predictions.update({prediction.sample_id: prediction for prediction in predictions})
+        self._result = None
 
     def merge(self, others: Sequence[Self]) -> None:
         """Take in the images that other processes saw."""
         for other in others:
             self.predictions.update(other.predictions)
+        self._result = None
 
     def compute(self) -> dict[str, float]:
         """The twelve COCO figures, and precision, recall and F1 (IoU 0.5) where the mean F1 is best."""
@@ -154,10 +157,12 @@ class Detection2DMetric:
         )
 
     def coco(self) -> CocoResult:
-        """The whole COCO evaluation of the images since ``reset``."""
-        metric = CocoAP(num_classes=len(self.annotations.class_names))
-        metric.update(self._images(), self._truths(), self._detections())
-        return metric.evaluate()
+        """The whole COCO evaluation of the images since ``reset``; made once, whatever is asked of it."""
+        if self._result is None:
+            metric = CocoAP(num_classes=len(self.annotations.class_names))
+            metric.update(self._images(), self._truths(), self._detections())
+            self._result = metric.evaluate()
+        return self._result
 
     def _images(self) -> np.ndarray[Any, Any]:
         return np.array(sorted(self.predictions), dtype=np.int64)

@@ -23,7 +23,7 @@ def two_truths_three_detections(num_classes=1):
     )
 
 
-def test_by_hand():
+def test_precision_recall_and_f1_of_each_confidence_by_hand():
     curves = detection_curves(two_truths_three_detections(), np.array([0.0, 0.3, 0.5, 0.6, 0.8, 0.95]))
     np.testing.assert_allclose(curves.precision[0], [2 / 3, 2 / 3, 1 / 2, 1 / 2, 1, 1])
     np.testing.assert_allclose(curves.recall[0], [1, 1, 1 / 2, 1 / 2, 1 / 2, 0])
@@ -48,6 +48,15 @@ def test_a_class_without_truth_is_in_no_mean():
 def test_nothing_at_all():
     curves = detection_curves(CocoAP(2).evaluate())
     assert curves.at_best() == {"precision": 0, "recall": 0, "f1": 0, "confidence": 0}
+
+
+def test_a_detector_that_finds_nothing_has_no_precision():
+    truths = TruthBoxes(np.zeros(1), np.array([[0, 0, 10, 10]]), np.zeros(1))
+    wrong = ScoredBoxes(np.zeros(1), np.array([[300, 300, 10, 10]]), np.array([0.9]), np.zeros(1))
+    none = ScoredBoxes(np.zeros(0), np.zeros((0, 4)), np.zeros(0), np.zeros(0))
+    for detections in (wrong, none):
+        at_best = detection_curves(evaluate([0], 1, truths, detections)).at_best()
+        assert (at_best["precision"], at_best["recall"], at_best["f1"]) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("seed", range(30))
