@@ -69,7 +69,7 @@ def status(run: PathLike) -> str | Table:
     below = [] if is_run(folder) or not folder.is_dir() else [one for one in _runs_below(folder) if is_run(one)]
     if below:
         rows = [_status_row(one) for one in below]
-        return Table(("run", "state", "step", "epoch", "images/s", "ETA"), rows)
+        return Table(("run", "state", "step", "epoch", "per second", "ETA"), rows)
     run_dir = existing_run(folder)
     now = read_status(run_dir)
     if now is None:
@@ -79,7 +79,7 @@ def status(run: PathLike) -> str | Table:
     if now.losses:
         lines.append("  ".join(f"{name} {value:.4f}" for name, value in now.losses.items()))
     if now.is_alive() and now.samples_per_s and now.eta_s is not None:
-        lines.append(f"{now.samples_per_s:.1f} images/s, ETA {duration(now.eta_s)}")
+        lines.append(f"{now.samples_per_s:.1f} {now.unit}/s, ETA {duration(now.eta_s)}")
     if now.word() in ("dead", "interrupted"):
         lines.append(f"Continue with: sightline resume {quote(str(run_dir))}")
     return "\n".join(lines)
@@ -106,7 +106,7 @@ def _status_row(run_dir: Path) -> tuple[str, ...]:
         now.word(),
         f"{now.step}/{now.total_steps or '?'}",
         f"{now.epoch}/{now.total_epochs or '?'}",
-        f"{now.samples_per_s:.1f}" if alive and now.samples_per_s else "-",
+        f"{now.samples_per_s:.1f} {now.unit}" if alive and now.samples_per_s else "-",
         duration(now.eta_s) if alive and now.eta_s is not None else "-",
     )
 

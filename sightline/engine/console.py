@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -22,32 +22,30 @@ BAR_COLUMNS = 14
 
 
 class Console(Callback):
-    """Progress of epochs with losses, lr, images/s and time left; a line per evaluation.
+    """Progress of epochs with losses, lr, throughput and time left; a line per evaluation.
 
     It is a sink of the logger too, and shows the losses of the last row.
 
     Args:
         stream: Where to write.
         is_terminal: Bars need a terminal; elsewhere every row of the logger becomes one line.
-        figures: Names of the evaluation figures to show, in order; those that do not exist are left out.
     """
 
-    def __init__(
-        self,
-        stream: TextIO | None = None,
-        *,
-        is_terminal: bool | None = None,
-        figures: tuple[str, ...] = ("AP", "AP50", "precision", "recall"),
-    ) -> None:
+    def __init__(self, stream: TextIO | None = None, *, is_terminal: bool | None = None) -> None:
         self.stream = stream if stream is not None else sys.stdout
         self.is_terminal = self.stream.isatty() if is_terminal is None else is_terminal
-        self.figures = figures
+        self._unit = "samples"
+        self._headline: Sequence[str] = ()
         self._bar: Bar | None = None
         self._next = 0.0
         self._row: LogRow | None = None
         self._total_steps = 0
         self._epochs = 0
         self._started = 0.0
+
+    def speak_of(self, *, unit: str, headline: Sequence[str]) -> None:
+        """What samples are called, and which figures of an evaluation to show (all when empty): see ``Problem``."""
+        self._unit, self._headline = unit, headline
 
     def say(self, text: str) -> None:
         """Print lines above the bar."""
@@ -114,7 +112,8 @@ class Console(Callback):
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
         """A line with the figures."""
-        shown = [f"{name} {report.metrics[name]:.3f}" for name in self.figures if name in report.metrics]
+        names = [name for name in self._headline if name in report.metrics] or list(report.metrics)
+        shown = [f"{name} {report.metrics[name]:.3f}" for name in names]
         self.say(f"epoch {report.epoch + 1}/{self._epochs} step {report.step}  evaluated: {'  '.join(shown)}")
 
     def on_run_end(self, training: Training, outcome: str) -> None:
@@ -132,10 +131,10 @@ class Console(Callback):
 
     def _text(self, *, digits: int) -> str:
         """Losses, lr, speed and time left, of the last row."""
-        return "" if self._row is None else "  ".join(_train_parts(self._row, digits))
+        return "" if self._row is None else "  ".join(_train_parts(self._row, digits, self._unit))
 
 
-def _train_parts(row: LogRow, digits: int) -> list[str]:
+def _train_parts(row: LogRow, digits: int, unit: str) -> list[str]:
     values = row.values
     losses = [
         f"{name.removeprefix('loss/')} {value:.{digits}f}" for name, value in values.items() if name.startswith("loss/")
@@ -144,7 +143,7 @@ def _train_parts(row: LogRow, digits: int) -> list[str]:
     parts = [
         *losses,
         *([f"lr {max(rates):.2e}"] if rates else []),
-        f"{row.timing.get('images_per_second', 0):.0f} img/s",
+        f"{row.timing.get('samples_per_second', 0):.0f} {unit}/s",
     ]
     return parts if row.eta_seconds is None else [*parts, f"ETA {duration(row.eta_seconds)}"]
 

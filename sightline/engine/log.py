@@ -169,7 +169,7 @@ class Logger(Callback):
         if training.guard.skipped:
             values["skipped_steps"] = float(training.guard.skipped)
         seconds = self._busy_seconds + time.perf_counter() - self._since
-        timing = {"images_per_second": self._samples / seconds if seconds > 0 else 0.0}
+        timing = {"samples_per_second": self._samples / seconds if seconds > 0 else 0.0}
         eta = self._time_left.seconds() if self._time_left is not None else None
         row = LogRow("train", report.step, report.epoch, values, timing, eta)
         for sink in self.sinks:

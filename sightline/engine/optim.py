@@ -30,6 +30,7 @@ class OptimizerConfig(Config):
     """How gradients become updates. The learning rate itself is the run's ``lr``."""
 
     kind: Literal["sgd", "adam", "adamw"] = "sgd"
+    """sgd with momentum, adam, or adamw, whose weight decay is apart from the gradient."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of SGD; beta1 of Adam and AdamW."""
     nesterov: bool = False

@@ -43,6 +43,10 @@ class Problem:
     """What the user should know about the data: counts, faults, skipped samples."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Plain values about the data for the report and for later use of the model, e.g. class names."""
+    unit: str = "samples"
+    """What a sample is called where throughput is shown: ``images``, ``sweeps``."""
+    headline: Sequence[str] = ()
+    """Figures of the evaluation that a person wants to see first, in order; all of them when empty."""
 
 
 class RunConfig(Config):

@@ -87,6 +87,7 @@ class PolicyConfig(Config):
     """
 
     kind: PolicyKind = "constant"
+    """Shape of the curve, see above: constant, linear, cosine, step, poly, exp, inverse or one_cycle."""
     interval: Interval = "iteration"
     """What is counted: passes over the data, micro-batches, or optimizer updates."""
     begin: NonNegativeInt = 0

@@ -169,7 +169,7 @@ class Beat(Callback):
                 step=report.step,
                 epoch=training.epoch,
                 losses=self._losses,
-                samples_per_s=self._timing.get("images_per_second"),
+                samples_per_s=self._timing.get("samples_per_second"),
                 eta_s=self._eta_s,
             )
 
@@ -205,6 +205,7 @@ def run_session(
         OSError: If the disk refuses; older checkpoints are whole.
     """
     console = console if console is not None else Console()
+    console.speak_of(unit=problem.unit, headline=problem.headline)
     assert problem.train_loader is not None, "a problem opened for training has a training loader"
     loader = limited(problem.train_loader, config.limit_batches)
     eval_loader = None if problem.eval_loader is None else limited(problem.eval_loader, config.limit_batches)
@@ -248,6 +249,7 @@ def run_session(
             total_steps=training.plan.length.steps,
             total_epochs=training.plan.length.epochs,
             period_s=config.log.heartbeat_seconds,
+            unit=problem.unit,
         )
         beat, result = Beat(heartbeat), _LastFigures()
         sinks: list[Sink] = [_LogSink(metrics_log, timing_log), console, beat]

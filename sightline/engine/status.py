@@ -42,6 +42,8 @@ class Status(Config):
     """Seconds of training left, judged by the recent pace."""
     samples_per_s: float | None = None
     """Recent throughput."""
+    unit: str = "samples"
+    """What a sample is called."""
     losses: dict[str, float] = Field(default_factory=dict)
     """The losses last logged."""
     message: str = ""
@@ -73,6 +75,7 @@ class Heartbeat:
         total_steps: Steps at which the run ends.
         total_epochs: Epochs at which the run ends.
         period_s: Least time between two writings.
+        unit: What a sample is called.
         clock: Seconds that never jump; tests pass their own.
     """
 
@@ -83,12 +86,14 @@ class Heartbeat:
         total_steps: int | None = None,
         total_epochs: int | None = None,
         period_s: float = 1.0,
+        unit: str = "samples",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = run_dir / STATUS_FILE
         self.total_steps = total_steps
         self.total_epochs = total_epochs
         self.period_s = period_s
+        self.unit = unit
         self._clock = clock
         self._process = ProcessIdentity.here()
         self._next = float("-inf")
@@ -149,6 +154,7 @@ class Heartbeat:
             total_epochs=self.total_epochs,
             eta_s=None if state in _ENDED else self._eta_s,
             samples_per_s=None if state in _ENDED else self._samples_per_s,
+            unit=self.unit,
             losses=self._losses,
             message=message,
             updated=time.time(),

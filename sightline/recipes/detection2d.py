@@ -102,6 +102,8 @@ class Detection2DRun(RunConfig, abc.ABC):
             eval_loader=self.eval_loader(val, stride=cast(Detector2D, detector).stride),
             messages=messages,
             facts=_facts(_given(train, val)),
+            unit="images",
+            headline=("AP", "AP50", "precision", "recall"),
         )
 
     def open_data(self) -> DataSource:

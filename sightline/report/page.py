@@ -21,7 +21,7 @@ from sightline.config.errors import RunError
 from sightline.config.printable import printable
 from sightline.report import plots
 from sightline.report.history import RunFiles, Series, read_run, series
-from sightline.report.layout import DataFacts, Evaluation, Status
+from sightline.report.layout import REPORT_PAGE, DataFacts, Evaluation, Status
 from sightline.report.pictures import PictureFile, data_address, png_address
 
 MAX_FAULTS = 200
@@ -57,7 +57,7 @@ def build_report(run_dir: Path) -> Path:
         RunError: If the folder holds no run, or the page cannot be written.
     """
     run = read_run(run_dir)
-    path = run_dir / "report" / "index.html"
+    path = run_dir / REPORT_PAGE
     page = render(run).encode("utf-8", "backslashreplace")  # JSON can hold halves of characters
     temporary = path.with_suffix(".tmp")
     try:
@@ -294,10 +294,9 @@ def _subtitle(run: RunFiles) -> str:
 def _tiles(run: RunFiles) -> list[Tile]:
     last, best = run.last_figures, run.best_row
     tiles = []
-    for name in MAIN_FIGURES[:3]:
-        if name in last:
-            detail = f"{figure(best.values.get(name))} in the best epoch, {best.epoch + 1}" if best else ""
-            tiles.append(Tile(name, figure(defined(last[name])), detail))
+    for name in [name for name in MAIN_FIGURES if name in last][:3] or list(last)[:3]:
+        detail = f"{figure(best.values.get(name))} in the best epoch, {best.epoch + 1}" if best else ""
+        tiles.append(Tile(name, figure(defined(last[name])), detail))
     losses = [row.values["loss"] for row in run.rows if row.kind == "train" and row.values.get("loss") is not None]
     if losses:
         tiles.append(Tile("training loss", figure(losses[-1]), f"began at {figure(losses[0])}"))
@@ -306,9 +305,10 @@ def _tiles(run: RunFiles) -> list[Tile]:
     known = [value for value in seconds if value is not None]
     if known:
         tiles.append(Tile("time", _duration(sum(known)), f"{len(seconds)} sessions" if len(seconds) > 1 else ""))
-    speed = series(run.timing, "train").get("images_per_second")
+    speed = series(run.timing, "train").get("samples_per_second")
     if speed is not None:
-        tiles.append(Tile("images/s", f"{sorted(speed[1])[len(speed[1]) // 2]:,.1f}", "median in training"))
+        unit = run.status.unit if run.status else "samples"
+        tiles.append(Tile(f"{unit}/s", f"{sorted(speed[1])[len(speed[1]) // 2]:,.1f}", "median in training"))
     return tiles
 
 

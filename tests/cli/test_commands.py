@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -56,7 +57,7 @@ def test_piped_progress_is_plain_lines_with_losses_rate_and_speed(workplace):
     assert not any(ord(sign) < 32 and sign != "\n" for sign in log)
     steps = [line for line in log.splitlines() if line.startswith("epoch") and "box" in line]
     assert len(steps) == 4
-    assert all(word in steps[0] for word in ("epoch 1/2 step 1/4", "box", "objectness", "class", "lr", "img/s"))
+    assert all(word in steps[0] for word in ("epoch 1/2 step 1/4", "box", "objectness", "class", "lr", "images/s"))
     assert "done: 4 steps" in log
     assert f"report: {RUN}/report/index.html" in log
 
@@ -284,7 +285,7 @@ def test_the_world_is_written_checked_and_found_without_fault(tmp_path, format):
 
 def test_a_check_names_every_fault_and_ends_with_two(workplace, tmp_path):
     city = tmp_path / "city"
-    subprocess.run(["cp", "-r", str(workplace / "city"), str(city)], check=True)
+    shutil.copytree(workplace / "city", city)
     (city / "labels" / "train" / "5.txt").write_text("9 0.5 0.5 0.1 0.1\n")
     outcome = typed("check city --json faults.json", cwd=tmp_path)
     assert outcome.code == 2

@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from unittest import mock
 
 import pytest
@@ -72,7 +73,7 @@ def training(steps=20, epochs=2):
 
 def row(step):
     values = {"loss/box": 0.25, "loss/class": 0.125, "loss": 0.375, "lr/decay": 0.01, "lr/biases": 0.02}
-    return LogRow("train", step, 0, values, {"images_per_second": 31.6}, 83.2)
+    return LogRow("train", step, 0, values, {"samples_per_second": 31.6}, 83.2)
 
 
 def test_a_piped_line_has_losses_the_highest_rate_speed_and_time_left():
@@ -80,7 +81,7 @@ def test_a_piped_line_has_losses_the_highest_rate_speed_and_time_left():
     console = Console(stream)
     console.on_run_start(training())
     console.write(row(2))
-    assert stream.getvalue() == "epoch 1/2 step 2/20  box 0.2500  class 0.1250  lr 2.00e-02  32 img/s  ETA 1:23\n"
+    assert stream.getvalue() == "epoch 1/2 step 2/20  box 0.2500  class 0.1250  lr 2.00e-02  32 samples/s  ETA 1:23\n"
 
 
 def test_the_bar_fits_a_terminal_of_100_columns():
@@ -93,10 +94,10 @@ def test_the_bar_fits_a_terminal_of_100_columns():
         console.say("a line above the bar")
         console.on_run_end(training(), "stopped")
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n").splitlines()
-    shown = [line for line in plain if "img/s" in line]
+    shown = [line for line in plain if "samples/s" in line]
     assert shown and all(len(line) <= 100 for line in plain)
     assert all(
-        word in shown[-1] for word in ("epoch 1/2", "10/20", "box 0.250", "class 0.125", "lr 2.00e-02", "32 img/s")
+        word in shown[-1] for word in ("epoch 1/2", "10/20", "box 0.250", "class 0.125", "lr 2.00e-02", "32 samples/s")
     )
     assert any("a line above the bar" in line for line in plain)
 
@@ -115,15 +116,15 @@ def test_a_real_terminal_gets_a_bar_and_nothing_is_left_of_it(workplace, tmp_pat
     )
     os.close(side)
     received = b""
-    while True:
-        try:
-            part = os.read(main, 65536)
-        except OSError:  # the other side is gone
-            break
-        if not part:
-            break
-        received += part
-    assert process.wait() == 0
+    try:
+        with suppress(OSError):  # the other side is gone
+            while part := os.read(main, 65536):
+                received += part
+        assert process.wait() == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(main)
     text = received.decode()
     assert "━" in text and "reading the data" in text
     assert "\x1b[?25l" in text and text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is shown again"

@@ -62,7 +62,7 @@ def write_logs(folder, random):
             values = {"loss": sum(losses.values()), **losses, **rates, "grad_norm": random.gamma(9, 0.5)}
             row = {"step": int(step), "epoch": int((step - 1) // 100), "kind": "train"}
             metrics.write(json.dumps({**row, "values": values}) + "\n")
-            timing.write(json.dumps({**row, "values": {"images_per_second": random.normal(40, 2)}}) + "\n")
+            timing.write(json.dumps({**row, "values": {"samples_per_second": random.normal(40, 2)}}) + "\n")
             if step % 100 == 0:
                 ap = 0.6 * (1 - np.exp(-step / 500)) + random.normal(0, 0.01)
                 figures = {"AP": ap, "AP50": min(1, 1.45 * ap), "AP75": 0.9 * ap, "AR_100": 1.1 * ap}

@@ -58,6 +58,7 @@ class EmbeddedWorldConfig(Config):
     """The world as a data set: what a recipe trains on when the user names no data."""
 
     seed: NonNegativeInt = 0
+    """Which city; it stays the same when the run's seed changes."""
     scenes: PositiveInt = 500
     """Pictures in all."""
     val_fraction: Share = 0.2
