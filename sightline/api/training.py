@@ -16,7 +16,10 @@ from sightline.config.errors import ConfigError, UserError
 from sightline.config.override import parse_change
 
 if TYPE_CHECKING:
+    import torch
+
     from sightline.engine.console import Console
+    from sightline.engine.processes import Processes, Share
     from sightline.engine.run_config import Problem, RunConfig
 
 
@@ -31,6 +34,14 @@ class TrainResult:
     """Figures of the last evaluation."""
     report: Path | None = None
     """The run's page."""
+
+
+class ProcessesFailedError(RuntimeError):
+    """The processes of a run on this machine failed; the first of them said why, and with which exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"the run's processes ended with exit code {exit_code}; what they said stands above.")
+        self.exit_code = exit_code
 
 
 def train(
@@ -56,7 +67,7 @@ def train(
         UserError: If the user must change something; nothing was trained.
     """
     from sightline.engine.run_folder import check_new_run_folder, new_run_folder
-    from sightline.engine.session import settle
+    from sightline.engine.session import joined, settle
 
     if isinstance(recipe, str | Path):
         config, _ = resolve(recipe, changes, data=data)
@@ -68,11 +79,20 @@ def train(
         raise ConfigError(f"give either a folder ({out}) or a name ({name}) for the run, not both.")
     config = settle(config)
     folder = None if out is None else Path(out).expanduser()
-    check_new_run_folder(config.recipe or "run", name=name, out=folder)
-    console = _console(console)
-    problem = open_problem(config, console)
-    run_dir = new_run_folder(config.recipe or "run", name=name, out=folder)
-    return _run(config, problem, run_dir, resume=False, console=console)
+    if must_launch(config):
+        check_new_run_folder(config.recipe or "run", name=name, out=folder)
+        return launch(config, new_run_folder(config.recipe or "run", name=name, out=folder), resume=False)
+    with joined(config) as (processes, device, config):
+        console = _console(console, processes)
+        begun = processes.tell(_begun_before_restart(config, name, folder) if processes.is_first else None)
+        if begun is not None:
+            return _in_processes(config, Path(begun), processes, device, resume=True, console=console)
+        if processes.is_first:
+            check_new_run_folder(config.recipe or "run", name=name, out=folder)
+        problem = open_problem(config, device, console, processes.share)
+        made = new_run_folder(config.recipe or "run", name=name, out=folder) if processes.is_first else None
+        run_dir = Path(processes.tell(None if made is None else str(made)))
+        return _run(config, problem, run_dir, processes, device, resume=False, console=console)
 
 
 def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | None = None) -> TrainResult:
@@ -86,46 +106,158 @@ def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | Non
     Raises:
         UserError: If there is no such run, it is finished, or a change does not fit.
     """
+    from sightline.engine.processes import ALONE
     from sightline.engine.run_folder import existing_run
-    from sightline.engine.session import settle
+    from sightline.engine.session import joined, settle
 
     for change in map(parse_change, changes):
         if change.key == "weights":
             raise ConfigError(f"{change.origin}: weights has no effect: a resumed run has its own. Leave it out.")
     run_dir = existing_run(Path(run).expanduser())
-    console = _console(console)
-    if not changes and _lacks_its_report(run_dir):
-        return _with_report(TrainResult(run_dir, 0, _last_step(run_dir)), console)
     config = settle(read_config(run_dir, changes))
-    return _run(config, open_problem(config, console), run_dir, resume=True, console=console)
+    if not changes and _lacks_its_report(run_dir):
+        return _with_report(_what_is_written(run_dir, 0), _console(console, ALONE))
+    if must_launch(config):
+        return launch(config, run_dir, resume=True)
+    with joined(config) as (processes, device, config):
+        return _in_processes(config, run_dir, processes, device, resume=True, console=_console(console, processes))
 
 
-def _console(console: Console | None) -> Console:
+def _in_processes(
+    config: RunConfig, run_dir: Path, processes: Processes, device: torch.device, *, resume: bool, console: Console
+) -> TrainResult:
+    """Open the data and train in a folder that is known."""
+    problem = open_problem(config, device, console, processes.share)
+    return _run(config, problem, run_dir, processes, device, resume=resume, console=console)
+
+
+def must_launch(config: RunConfig) -> bool:
+    """Whether the run has several processes and nobody has started them."""
+    from sightline.engine.launch import find_launch
+
+    return config.devices > 1 and find_launch() is None
+
+
+def launch(config: RunConfig, run_dir: Path, *, resume: bool) -> TrainResult:
+    """Start the processes of a run on this machine and wait for them.
+
+    Raises:
+        ConfigError: If the configuration is no recipe's, so that another process cannot make it.
+        ProcessesFailedError: If they failed; the first of them said why.
+    """
+    import os
+
+    from sightline.engine.launch import launch_here
+    from sightline.recipes import RECIPES
+
+    if config.recipe not in RECIPES:
+        raise ConfigError(
+            f"devices={config.devices}: only recipes of the table can be started in several processes. Start your "
+            "own program with torchrun; it then trains with all of them."
+        )
+    threads = config.threads or max(1, (os.cpu_count() or 1) // config.devices)
+    arguments = (config.recipe, config.model_dump_json(), str(run_dir), resume)
+    code = launch_here(work, arguments, processes=config.devices, threads=threads)
+    if code not in (0, 3):
+        if not resume:
+            _remove_if_unused(run_dir)
+        raise ProcessesFailedError(code)
+    return _what_is_written(run_dir, code)
+
+
+def work(recipe: str, config_json: str, run_dir: str, resume: bool) -> int:
+    """What each process of ``launch`` does; returns the exit code, or leaves with it where the others must end too."""
+    import signal
+
+    from sightline.config.exit_codes import leave
+    from sightline.engine.session import joined
+    from sightline.recipes import recipe as recipe_named
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, which passes on a SIGTERM
+    try:
+        config = type(recipe_named(recipe)).model_validate_json(config_json)
+        with joined(config) as (processes, device, config):
+            console = _console(None, processes)
+            return _in_processes(config, Path(run_dir), processes, device, resume=resume, console=console).exit_code
+    except BaseException as error:
+        leave(error)
+
+
+def _what_is_written(run_dir: Path, exit_code: int) -> TrainResult:
+    """The result of a run as its folder tells it."""
+    from sightline.engine.metrics_log import METRICS_FILE, read_rows
+    from sightline.engine.status import read_status
+    from sightline.report.layout import REPORT_PAGE
+
+    status = read_status(run_dir)
+    figures = [row.values for row in read_rows(run_dir / METRICS_FILE) if row.kind == "eval"]
+    page = run_dir / REPORT_PAGE
+    return TrainResult(
+        run_dir,
+        exit_code,
+        0 if status is None else status.step,
+        figures[-1] if figures else {},
+        page if page.exists() else None,
+    )
+
+
+def _begun_before_restart(config: RunConfig, name: str | None, out: Path | None) -> str | None:
+    """The run that these processes began before their launcher started them anew; None in a first start."""
+    from sightline.engine.launch import find_launch
+    from sightline.engine.run_folder import RUNS, is_run
+    from sightline.engine.run_record import read_record
+
+    place = find_launch()
+    if place is None or not place.restarts:
+        return None
+    if out is not None or name is not None:
+        folder = out if out is not None else RUNS / (config.recipe or "run") / str(name)
+        return str(folder) if is_run(folder) else None
+    runs = [folder for folder in (RUNS / (config.recipe or "run")).glob("*") if is_run(folder)]
+    mine = [folder for folder in runs if read_record(folder).sessions[-1].launch == place.identity]
+    return str(max(mine, key=lambda folder: read_record(folder).sessions[-1].started)) if mine else None
+
+
+def _console(console: Console | None, processes: Processes) -> Console:
+    import io
+
     from sightline.engine.console import Console
 
+    if not processes.is_first:
+        return Console(io.StringIO(), is_terminal=False)
     return console if console is not None else Console()
 
 
-def open_problem(config: RunConfig, console: Console) -> Problem:
-    """Check the device first, since that is quick; then open the data."""
+def open_problem(config: RunConfig, device: torch.device, console: Console, share: Share) -> Problem:
+    """Set up the arithmetic, then open the data."""
     import torch
 
     from sightline.engine.precision import set_deterministic
-    from sightline.engine.session import pick_device
 
-    if pick_device(config.device).type == "cuda":
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
         set_deterministic(config.deterministic)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data = getattr(getattr(config, "data", None), "path", None)
     with console.working("reading the data" if data is not None else "rendering the built-in world at its first use"):
-        return config.open()
+        return config.open(share=share)
 
 
-def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, console: Console) -> TrainResult:
+def _run(
+    config: RunConfig,
+    problem: Problem,
+    run_dir: Path,
+    processes: Processes,
+    device: torch.device,
+    *,
+    resume: bool,
+    console: Console,
+) -> TrainResult:
     """Train in a run folder, write its report, and note in run.json how it ended."""
     from sightline.api.summary import start_summary
     from sightline.engine.atomic_file import replace_file
+    from sightline.engine.launch import find_launch
     from sightline.engine.loop import Training
     from sightline.engine.run_folder import CONFIG_FILE, DATA_FILE
     from sightline.engine.run_record import end_session, start_session
@@ -138,14 +270,31 @@ def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, co
         nonlocal started
         write_config(config, run_dir / CONFIG_FILE)
         replace_file(run_dir / DATA_FILE, json.dumps(dict(problem.facts)).encode() + b"\n")
-        start_session(run_dir, recipe=config.recipe, devices=[str(training.device)], from_step=training.step)
+        place = find_launch()
+        start_session(
+            run_dir,
+            recipe=config.recipe,
+            devices=[str(training.device)],
+            from_step=training.step,
+            processes=processes.share.count,
+            launch="" if place is None else place.identity,
+        )
         started = True
         for message in problem.messages:
             console.say(message)
         console.say(f"run folder: {run_dir}" if resume else start_summary(config, problem, training, run_dir))
 
     try:
-        result = run_session(config, problem, run_dir, resume=resume, console=console, on_start=note_start)
+        result = run_session(
+            config,
+            problem,
+            run_dir,
+            resume=resume,
+            console=console,
+            on_start=note_start,
+            processes=processes,
+            device=device,
+        )
     except BaseException as error:
         if started:
             aborted = isinstance(error, KeyboardInterrupt)
@@ -153,10 +302,12 @@ def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, co
                 end_session(run_dir, "interrupted" if aborted else "failed", 2 if isinstance(error, UserError) else 1)
             if aborted:
                 console.say(f"aborted; steps since the last checkpoint are lost. Continue from it with: {again}")
-        elif not resume:
+        elif not resume and processes.is_first:
             _remove_if_unused(run_dir)
         raise
     exit_code = 0 if result.outcome == "done" else 3
+    if not processes.is_first:
+        return TrainResult(run_dir, exit_code, result.step, result.metrics)
     end_session(run_dir, "done" if exit_code == 0 else "interrupted", exit_code)
     if exit_code == 3:
         console.say(f"stopped at step {result.step}. Continue with: {again}")
@@ -179,13 +330,6 @@ def _lacks_its_report(run_dir: Path) -> bool:
     page = run_dir / REPORT_PAGE
     is_told = page.exists() and page.stat().st_mtime_ns >= (run_dir / RUN_FILE).stat().st_mtime_ns
     return not is_told and read_record(run_dir).is_done
-
-
-def _last_step(run_dir: Path) -> int:
-    from sightline.engine.status import read_status
-
-    status = read_status(run_dir)
-    return status.step if status is not None else 0
 
 
 def _remove_if_unused(run_dir: Path) -> None:

@@ -16,7 +16,8 @@ from typing import Annotated, TypeVar
 import typer
 
 from sightline.cli.show import counting, fault_style, help_style, origin_style, show, show_lines
-from sightline.config.errors import DataError, UserError
+from sightline.config import exit_codes
+from sightline.config.errors import DataError
 
 INTERRUPTED = 130
 """What typer makes of Ctrl-C where nothing catches it."""
@@ -423,33 +424,23 @@ def main() -> None:
         if code == INTERRUPTED:
             _fail("aborted", code=1)
         sys.exit(code if isinstance(code, int) else 0)
-    except UserError as error:
-        _fail(str(error), code=2)
     except typer.Abort:
         _fail("aborted", code=1)
     except BrokenPipeError:  # of `sightline list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except FloatingPointError as error:
-        _fail(str(error), code=1)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror or error}", code=1)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":
-            _fail(f"out of memory: lower batch_size or image_size. {str(error).splitlines()[0]}", code=1)
-        if not hasattr(error, "format_message"):  # only usage errors of the command line have it
-            raise
-        context = getattr(error, "ctx", None)
-        hint = f"\nSee: {context.command_path} --help" if context is not None else ""
-        _fail(error.format_message() + hint, code=2)
+        if type(error).__name__ == "ProcessesFailedError":  # they have said what it was
+            sys.exit(getattr(error, "exit_code", 1))
+        if hasattr(error, "format_message"):  # a usage error of the command line
+            context = getattr(error, "ctx", None)
+            hint = f"\nSee: {context.command_path} --help" if context is not None else ""
+            _fail(error.format_message() + hint, code=2)
+        exit_codes.leave(error)
 
 
 def _fail(message: str, *, code: int) -> None:
-    """Print a short text and leave. Control characters (of file names, say) are shown, not sent."""
-    shown = "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in message)
-    typer.secho("error: ", fg="red", nl=False, err=True)
-    typer.echo(shown, err=True)
+    exit_codes.say(message)
     sys.exit(code)
 
 

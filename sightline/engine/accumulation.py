@@ -63,6 +63,8 @@ class MicroBatch(NamedTuple):
     """Factor of its mean loss before the backward pass."""
     ends_window: bool
     """Whether the update comes after it."""
+    samples: int
+    """Samples of it, over all processes."""
 
 
 class AccumulationPlan:
@@ -166,7 +168,7 @@ class AccumulationPlan:
             self._last_ones = self._ends(epoch)
             self._weights = self._weigh(epoch, self._last_ones)
             self._cached_epoch = epoch
-        return MicroBatch(self._weights.item(index), self._last_ones.item(index))
+        return MicroBatch(self._weights.item(index), self._last_ones.item(index), self._lengths.item(index))
 
     def window_size(self, iteration: int) -> int:
         """Micro-batches of a full window, as the rule has it at ``iteration``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -33,6 +33,9 @@ class StepReport:
     values: Sequence[GroupValues]
     """Learning rate and momentum of each parameter group."""
     sample_ids: tuple[int, ...]
+    """Samples of this process."""
+    num_samples: int
+    """Samples of all processes."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,13 @@ class EvaluationReport:
 
 
 class Callback:
-    """Does nothing at every moment; override the ones you need. ``state`` goes into every checkpoint."""
+    """Does nothing at every moment; override the ones you need. ``state`` goes into every checkpoint.
+
+    In a run of several processes the first one alone has callbacks, but for those that say otherwise.
+    """
+
+    in_every_process: ClassVar[bool] = False
+    """True where all processes must do or decide it together. What it decides by is then equal in all of them."""
 
     def on_run_start(self, training: Training) -> None:
         """Before the first step, or before the first step after a resume."""

@@ -13,6 +13,7 @@ from sightline.config.base import Config
 from sightline.engine.callback import Callback, EvaluationReport
 from sightline.engine.loop import Training
 from sightline.engine.precision import Precision
+from sightline.engine.processes import ALONE, Processes
 from sightline.engine.retention import BestBy
 from sightline.engine.task import Loader, Metric, Task
 
@@ -36,15 +37,19 @@ def evaluate(
     *,
     device: torch.device,
     precision: Precision,
+    processes: Processes = ALONE,
     on_batch: Callable[[Any, Sequence[Any]], None] = lambda batch, predictions: None,
 ) -> Metric:
     """Predict every sample once and give the filled metric. The task is left in the mode it came in.
+
+    In several processes each predicts its share, and the first one's metric is that of all samples.
 
     Args:
         task: What to evaluate.
         loader: One epoch of it is read.
         device: Where the task lives.
         precision: Its autocast is used for the forward pass.
+        processes: Those that share the samples.
         on_batch: Called with each batch (on ``device``) and its predictions.
     """
     metric = task.new_metric()
@@ -54,13 +59,30 @@ def evaluate(
         with torch.inference_mode():
             for fetched in loader.iterate(epochs=1):
                 batch = fetched.batch.to(device)
-                with precision.autocast():
-                    predictions = task.predict(batch)
-                metric.update(predictions, batch)
+                predictions: Sequence[Any] = ()
+                if len(batch):
+                    with precision.autocast():
+                        predictions = task.predict(batch)
+                    metric.update(predictions, batch)
                 on_batch(batch, predictions)
     finally:
         task.train(was_training)
+    if processes.share.count > 1:
+        _merge(metric, task, processes)
     return metric
+
+
+def _merge(metric: Metric, task: Task, processes: Processes) -> None:
+    """Bring the metrics of all processes into that of the first."""
+    from safetensors.torch import load, save
+
+    parts = processes.gather(save({name: tensor.contiguous() for name, tensor in metric.state().items()}))
+    others = []
+    for part in parts[1:]:
+        other = task.new_metric()
+        other.load_state(load(part))
+        others.append(other)
+    metric.merge(others)
 
 
 @contextlib.contextmanager
@@ -78,7 +100,7 @@ class _CutShortError(Exception):
 
 
 class Evaluator(Callback):
-    """Evaluates at epoch ends and tells all callbacks.
+    """Evaluates at epoch ends and tells all callbacks. All processes share the work and learn the figures.
 
     A stop that is asked for during an evaluation does not wait for its end: nothing of it is kept, and the resumed
     run makes it anew before it takes a step.
@@ -90,6 +112,8 @@ class Evaluator(Callback):
         on_batch: Called with each batch (on the device) and its predictions.
         should_stop: Asked after every batch.
     """
+
+    in_every_process = True
 
     def __init__(
         self,
@@ -134,10 +158,13 @@ class Evaluator(Callback):
         self.cut_short = state.get("cut_short")
 
     def _evaluate(self, training: Training, epoch: int) -> None:
+        processes = training.processes
+
         def on_batch(batch: Any, predictions: Sequence[Any]) -> None:
-            if self.should_stop():
+            if processes.any_asks_now(self.should_stop()):
                 raise _CutShortError
-            self.on_batch(batch, predictions)
+            if predictions:
+                self.on_batch(batch, predictions)
 
         self.cut_short = epoch
         try:
@@ -147,11 +174,14 @@ class Evaluator(Callback):
                     self.loader,
                     device=training.device,
                     precision=training.precision,
+                    processes=processes,
                     on_batch=on_batch,
                 )
         except _CutShortError:
             return
         self.cut_short = None
-        report = EvaluationReport(training.step, epoch, metric.compute(), metric.details())
+        figures = processes.tell(metric.compute() if processes.is_first else None)
+        details = metric.details() if processes.is_first else {}
+        report = EvaluationReport(training.step, epoch, figures, details)
         for callback in self.callbacks:
             callback.on_evaluation_end(training, report)

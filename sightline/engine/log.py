@@ -137,7 +137,7 @@ class Logger(Callback):
             self._names, self._sums = list(sums), list(sums.values())
         self._norm = report.grad_norm
         self._steps += 1
-        self._samples += len(report.sample_ids)
+        self._samples += report.num_samples
         if self._time_left is not None:
             self._time_left.step(training.iteration, time.perf_counter())
         if report.step % self.config.every_steps == 0:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.engine.accumulation import AccumulationPlan
 from sightline.engine.callback import Callback, StepReport
@@ -15,6 +15,7 @@ from sightline.engine.ema import Ema
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.optim import Optimizer
 from sightline.engine.precision import Precision
+from sightline.engine.processes import ALONE, Processes
 from sightline.engine.schedule import Progress, Schedule
 from sightline.engine.seed import reseed
 from sightline.engine.task import Loader, Task
@@ -25,12 +26,15 @@ class Training:
     """Everything that a step reads or changes. ``iteration`` and ``step`` are the whole position of a run."""
 
     task: Task
+    module: nn.Module
+    """What a step calls: the task, or what makes its gradients those of all processes."""
     optimizer: Optimizer
     schedule: Schedule
     plan: AccumulationPlan
     precision: Precision
     guard: FiniteGuard
     device: torch.device
+    processes: Processes = ALONE
     seed: int = 0
     ema: Ema | None = None
     max_grad_norm: float | None = None
@@ -65,23 +69,27 @@ def train(
     Returns:
         ``"done"`` or ``"stopped"``; a stop is always at the end of an optimizer step.
     """
-    t, length = training, training.plan.length
+    t, length, processes = training, training.plan.length, training.processes
     precision, ema, per_epoch = t.precision, t.ema, length.iterations_per_epoch
     measures_norm = t.max_grad_norm is not None or t.measure_grad_norm
     t.task.train()
     window: list[tuple[Mapping[str, Tensor], float]] = []
     sample_ids: tuple[int, ...] = ()
+    num_samples = 0
     for fetched in loader.iterate(epoch=t.iteration // per_epoch, index=t.iteration % per_epoch, epochs=length.epochs):
         if t.step >= length.steps:
             break
         batch = fetched.batch.to(t.device)
-        reseed(t.device, t.seed, t.iteration)
-        with precision.autocast():
-            losses = t.task(batch)
         part = t.plan.at(t.iteration)
-        precision.backward(losses, part.weight)
-        window.append((losses, part.weight))
+        reseed(t.device, t.seed, t.iteration, processes.share.rank)
+        with processes.gradients_meet(t.module, now=part.ends_window):
+            with precision.autocast():
+                losses = t.module(batch)
+            losses = processes.whole_batch(losses, len(batch), of=part.samples, is_whole=t.task.losses_are_whole)
+            precision.backward(losses, part.weight)
+        window.append((processes.mean(losses), part.weight))
         sample_ids += tuple(fetched.batch.sample_ids)
+        num_samples += part.samples
         t.iteration += 1
         if not part.ends_window:
             continue
@@ -100,14 +108,14 @@ def train(
             ema.update()
         t.step += 1
 
-        report = StepReport(t.step, fetched.epoch, _mean_losses(window), norm, values, sample_ids)
-        window, sample_ids = [], ()
+        report = StepReport(t.step, fetched.epoch, _mean_losses(window), norm, values, sample_ids, num_samples)
+        window, sample_ids, num_samples = [], (), 0
         for callback in callbacks:
             callback.on_step_end(t, report)
         if t.ends_epoch or t.step >= length.steps:
             for callback in callbacks:
                 callback.on_epoch_end(t, fetched.epoch)
-        if should_stop() and t.step < length.steps:
+        if processes.any_asks(should_stop()) and t.step < length.steps:
             return "stopped"
     return "done"
 

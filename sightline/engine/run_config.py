@@ -17,6 +17,7 @@ from sightline.engine.ema import EmaConfig
 from sightline.engine.evaluation import EvaluateConfig
 from sightline.engine.log import LogConfig
 from sightline.engine.optim import OptimizerConfig
+from sightline.engine.processes import WHOLE, Share
 from sightline.engine.retention import CheckpointConfig
 from sightline.engine.schedule import ScheduleConfig
 from sightline.engine.task import Loader, Task
@@ -76,6 +77,10 @@ class RunConfig(Config):
     deterministic: bool = False
     """Use only GPU kernels that give the same bits every time: slower, and an error where an operation has none. A CPU
     gives the same bits anyway, for the same number of threads."""
+    devices: PositiveInt = 1
+    """Processes to start on this machine, one a device. Under torchrun, srun or mpirun their number counts instead."""
+    sync_batch_norm: bool = True
+    """With several processes: batch norm over the whole batch, so that the number of processes changes nothing."""
     workers: NonNegativeInt = 2
     """Threads or processes that prepare batches; 0 prepares them in the training thread."""
     weights: PathText | None = None
@@ -111,15 +116,18 @@ class RunConfig(Config):
         idle = {}
         if self.ema is None and self.evaluate.weights == "ema":
             idle["evaluate.weights"] = "there are no averaged weights (ema=null)"
+        if self.devices > 1 and self.device not in ("auto", "cpu", "cuda"):
+            idle["device"] = f"devices={self.devices} gives every process a device of its own; say cpu or cuda"
         if self.optimizer.decay_follows_batch and self.accumulation.nominal_batch_size is None:
             idle["optimizer.decay_follows_batch"] = "there is no accumulation.nominal_batch_size"
         return idle
 
-    def open(self, *, training: bool = True) -> Problem:
+    def open(self, *, training: bool = True, share: Share = WHOLE) -> Problem:
         """Open the data, build the task and its loaders.
 
         Args:
             training: Whether a training loader is needed.
+            share: Which part of every batch the loaders make; the order of the samples is the same for all shares.
 
         Raises:
             UserError: If the data cannot be used or contradicts the configuration.

@@ -55,6 +55,10 @@ class Session(Config):
     exit_code: int | None = None
     from_step: int = 0
     """Steps that were taken before."""
+    processes: int = 1
+    """How many trained together."""
+    launch: str = ""
+    """What the launcher calls the job; equal in all of its restarts."""
     process: ProcessIdentity
     versions: dict[str, str]
     """Of Python and the packages that do the arithmetic."""
@@ -89,6 +93,8 @@ def start_session(
     recipe: str = "",
     devices: Sequence[str] = (),
     from_step: int = 0,
+    processes: int = 1,
+    launch: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> RunRecord:
     """Note that this process starts, or resumes, the run. Called by the holder of the run's lock.
@@ -99,6 +105,8 @@ def start_session(
         recipe: Name of the recipe of a new run.
         devices: Names of the devices.
         from_step: Steps that were taken before.
+        processes: How many train together.
+        launch: What the launcher calls the job.
         environment: This process's own by default.
 
     Raises:
@@ -111,6 +119,8 @@ def start_session(
         command=tuple(redacted(sys.argv if command is None else command)),
         started=datetime.now(UTC),
         from_step=from_step,
+        processes=processes,
+        launch=launch,
         process=ProcessIdentity.here(),
         versions=_versions(),
         code_commit=git_commit(Path(__file__).parent),

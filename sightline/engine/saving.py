@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.copying import copy_exactly
 from sightline.engine.loop import Training
 from sightline.engine.metrics_log import MetricsLog
+from sightline.engine.processes import Processes
 from sightline.engine.retention import CheckpointConfig
 from sightline.engine.save_schedule import SaveSchedule
 from sightline.engine.task import Task
@@ -122,6 +124,38 @@ def load_training(training: Training, checkpoint: Checkpoint) -> None:
         training.precision.scaler.load_state_tensors(tensors["scaler"])
     training.guard.load_state(checkpoint.state["guard"])
     training.step, training.iteration = checkpoint.state["step"], checkpoint.state["iteration"]
+
+
+def load_callbacks(callbacks: Sequence[Callback], states: Mapping[str, Any] | None) -> None:
+    """Give callbacks what ``Saver`` kept of them; nothing at the start of a run."""
+    if states is not None:
+        for callback in callbacks:
+            callback.load_state(states.get(type(callback).__name__, {}))
+
+
+def lead(training: Training, checkpoint: Checkpoint | None, processes: Processes) -> None:
+    """Called by the first process once its training is loaded: bring all others to the same bits."""
+    if processes.share.count > 1:
+        state = None if checkpoint is None else checkpoint.state
+        processes.tell(state and {name: state[name] for name in ("step", "iteration", "ema_updates", "guard")})
+        _spread(training, processes)
+
+
+def follow(training: Training, processes: Processes) -> None:
+    """Called by the other processes: become what the first one is."""
+    state = processes.tell(None)
+    _spread(training, processes)
+    if state is not None:
+        training.step, training.iteration = state["step"], state["iteration"]
+        if training.ema is not None:
+            training.ema.updates = state["ema_updates"]
+        training.guard.load_state(state["guard"])
+
+
+def _spread(training: Training, processes: Processes) -> None:
+    tensors = {id(tensor): tensor for group in tensors_of(training).values() for tensor in group.values()}
+    processes.spread(list(tensors.values()))
+    training.module = processes.join(training.task, training.device)
 
 
 def start_from_weights(task: Task, path: Path) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
 from sightline.config.errors import ConfigError, RunError
+from sightline.config.override import leaves
 from sightline.engine.accumulation import plan_run
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.checkpoint_reader import Checkpoint, find_checkpoints, newest_whole, set_aside
@@ -21,6 +22,7 @@ from sightline.engine.ema import Ema
 from sightline.engine.evaluation import Evaluator
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.gallery import Gallery
+from sightline.engine.launch import Launch, find_launch
 from sightline.engine.limited_loader import limited
 from sightline.engine.lock import RunLock
 from sightline.engine.log import Logger, LogRow, Sink
@@ -28,15 +30,19 @@ from sightline.engine.loop import Training, train
 from sightline.engine.metrics_log import METRICS_FILE, TIMING_FILE, MetricsLog, cut_back_to_length, cut_back_to_step
 from sightline.engine.optim import build_optimizer
 from sightline.engine.precision import Precision, fastest_precision, to_channels_last
+from sightline.engine.processes import ALONE, JoinedProcesses, Processes
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.run_folder import is_run
 from sightline.engine.run_record import read_record
-from sightline.engine.saving import Saver, load_training, start_from_weights
+from sightline.engine.saving import Saver, follow, lead, load_callbacks, load_training, start_from_weights
 from sightline.engine.schedule import Schedule
 from sightline.engine.status import Heartbeat
 from sightline.engine.stop import StopRequest
+from sightline.engine.sync_batch_norm import has_batch_norm, synchronise_batch_norm
+from sightline.engine.task import Loader
 from sightline.engine.tensorboard import TensorBoardSink
 
+C = TypeVar("C", bound=RunConfig)
 Outcome = Literal["done", "stopped"]
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -52,16 +58,22 @@ class SessionResult:
     """Figures of the last evaluation."""
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, launch: Launch | None = None) -> torch.device:
     """``auto`` is the first GPU, or the CPU where there is none.
+
+    Args:
+        name: As in the configuration.
+        launch: In a run of several processes every one has a GPU of its own.
 
     Raises:
         ConfigError: If the device is not there.
     """
     has_cuda = torch.cuda.is_available()
     if name == "auto":
-        return torch.device("cuda" if has_cuda else "cpu")
+        name = "cuda" if has_cuda else "cpu"
     device = torch.device(name)
+    if device.type == "cuda" and launch is not None:
+        device = torch.device("cuda", launch.local_rank)
     if device.type == "cuda" and not has_cuda:
         raise ConfigError(
             f"device={name}: PyTorch {torch.__version__} finds no GPU on this machine. "
@@ -74,7 +86,50 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def settle(config: RunConfig) -> RunConfig:
+@contextmanager
+def joined(config: C) -> Iterator[tuple[Processes, torch.device, C]]:
+    """Find the other processes of a run, for as long as the context lasts.
+
+    Yields:
+        All of them, the device of this one, and the configuration as the first one has settled it.
+
+    Raises:
+        ConfigError: If a launcher's variables make no sense, the device is not there, or the processes were started
+            with different configurations.
+    """
+    launch = find_launch()
+    device = pick_device(config.device, launch)
+    if launch is None or launch.count == 1:
+        yield ALONE, device, config
+        return
+    if config.devices not in (1, launch.local_count):
+        raise ConfigError(
+            f"devices={config.devices}, but the launcher has started {launch.local_count} processes on this machine. "
+            "Leave devices out: their number counts."
+        )
+    processes = JoinedProcesses(launch, device)
+    try:
+        yield processes, device, _agreed(config, processes)
+    finally:
+        processes.close()
+
+
+def _agreed(config: C, processes: Processes) -> C:
+    """The first process's configuration; what a machine chose by itself may differ, what the user chose may not."""
+    first = type(config).model_validate(processes.tell(config.model_dump(mode="json")))
+    own = config.but(precision=first.precision)
+    if own != first:
+        different = [
+            key for (key, mine), (_, theirs) in zip(leaves(own), leaves(first), strict=False) if mine != theirs
+        ]
+        raise ConfigError(
+            f"this process was started with another configuration than the first one: {', '.join(different[:5])} "
+            "differ. Give all processes the same command."
+        )
+    return first
+
+
+def settle(config: C) -> C:
     """The configuration with ``auto`` replaced by what this machine does: what a run records and a resume repeats.
 
     Raises:
@@ -85,26 +140,39 @@ def settle(config: RunConfig) -> RunConfig:
     return config.but(precision=fastest_precision(pick_device(config.device)))
 
 
-def build_training(config: RunConfig, problem: Problem) -> Training:
+def build_training(
+    config: RunConfig, problem: Problem, processes: Processes = ALONE, device: torch.device | None = None
+) -> Training:
     """Optimizer, schedule, averages and precision for a problem, at step 0.
+
+    Args:
+        config: The run.
+        problem: Its data and task.
+        processes: Those that train together.
+        device: Where this one computes; the configuration's by default.
 
     Raises:
         ConfigError: If the configuration contradicts itself or the problem.
     """
-    device = pick_device(config.device)
+    device = device or pick_device(config.device)
     assert problem.train_loader is not None
     loader = limited(problem.train_loader, config.limit_batches)
-    batches = loader.batches_per_epoch
+    lengths = [loader.batch_length(index) for index in range(loader.batches_per_epoch)]
     plan = plan_run(
-        config.accumulation,
-        config.schedule,
-        batch_lengths=[loader.batch_length(index) for index in range(batches)],
-        epochs=config.epochs,
-        steps=config.steps,
+        config.accumulation, config.schedule, batch_lengths=lengths, epochs=config.epochs, steps=config.steps
     )
     assert config.precision != "auto", "settle() comes first"
     precision = Precision(config.precision, device=device)
     task = problem.task.to(device)
+    if processes.share.count > 1:
+        if config.sync_batch_norm:
+            synchronise_batch_norm(task, device)
+        elif min(lengths) < processes.share.count and has_batch_norm(task):
+            raise ConfigError(
+                f"sync_batch_norm=false: the last batch of an epoch has {min(lengths)} samples for "
+                f"{processes.share.count} processes, and batch norm cannot work on none. Choose a batch_size that "
+                "leaves more, fewer processes, or sync_batch_norm=true."
+            )
     if config.channels_last:
         to_channels_last(task)
     optimizer = build_optimizer(config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.batch_size))
@@ -120,6 +188,8 @@ def build_training(config: RunConfig, problem: Problem) -> Training:
     )
     return Training(
         task=task,
+        module=task,
+        processes=processes,
         optimizer=optimizer,
         schedule=schedule,
         plan=plan,
@@ -187,17 +257,21 @@ def run_session(
     console: Console | None = None,
     callbacks: Sequence[Callback] = (),
     on_start: Callable[[Training], None] = lambda training: None,
+    processes: Processes = ALONE,
+    device: torch.device | None = None,
 ) -> SessionResult:
     """Train in a run folder from its start, or from its newest whole checkpoint, to the end or a stop.
 
     Args:
         config: The run.
         problem: Its data and task, from ``config.open()``.
-        run_dir: The run's folder. It is locked while this works.
+        run_dir: The run's folder. It is locked while this works. Of several processes only the first needs it.
         resume: Whether to continue.
         console: Where to show progress.
         callbacks: More watchers; called before the checkpoint of their moment is taken.
         on_start: Called once the folder is locked and everything is built and loaded, before the first step.
+        processes: Those that train together; each calls this with its own share of the data.
+        device: Where this one computes; the configuration's by default.
 
     Raises:
         UserError: If the folder, checkpoint or configuration cannot be used.
@@ -210,9 +284,14 @@ def run_session(
     loader = limited(problem.train_loader, config.limit_batches)
     eval_loader = None if problem.eval_loader is None else limited(problem.eval_loader, config.limit_batches)
     stop = StopRequest(console.say)
+    if not processes.is_first:
+        with stop.listening():
+            training = build_training(config, problem, processes, device)
+            follow(training, processes)
+            return _follow(config, training, loader, eval_loader, callbacks, stop)
     with stop.listening(), RunLock(run_dir), ExitStack() as stack:
         checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
-        training = build_training(config, problem)
+        training = build_training(config, problem, processes, device)
         if checkpoint is not None:
             load_training(training, checkpoint)
             if training.step >= training.plan.length.steps and _nothing_is_left(checkpoint, run_dir):
@@ -235,6 +314,7 @@ def run_session(
             console.say(start_from_weights(training.task, config.weights))
             if training.ema is not None:
                 training.ema.load(training.task.state_dict(), updates=0)
+        lead(training, checkpoint, processes)
 
         on_start(training)
         metrics_log = stack.enter_context(MetricsLog(run_dir / METRICS_FILE))
@@ -275,9 +355,9 @@ def run_session(
             every.append(evaluator)
         every.append(saver)
         saver.watch(every, logs={METRICS_FILE: metrics_log})
+        states = None if checkpoint is None else checkpoint.state["callbacks"]
+        load_callbacks(every, processes.tell(states))
         if checkpoint is not None:
-            for name, callback in saver.watched:
-                callback.load_state(checkpoint.state["callbacks"].get(name, {}))
             result.metrics, saver.saved_step = dict(checkpoint.manifest.metrics), checkpoint.step
 
         outcome = "failed"
@@ -291,6 +371,7 @@ def run_session(
                 outcome = "stopped"
             saver.save(training, reason=outcome)
             writer.flush()
+            processes.wait()
         except BaseException as error:
             heartbeat.beat("failed", message=str(error).splitlines()[0] if str(error) else type(error).__name__)
             if isinstance(error, OSError) and error.errno in DISK_FULL:
@@ -305,6 +386,40 @@ def run_session(
                 eval_loader.close()
         heartbeat.beat("done" if outcome == "done" else "interrupted", step=training.step, epoch=training.epoch)
         return SessionResult("done" if outcome == "done" else "stopped", training.step, training.epoch, result.metrics)
+
+
+def _follow(
+    config: RunConfig,
+    training: Training,
+    loader: Loader,
+    eval_loader: Loader | None,
+    callbacks: Sequence[Callback],
+    stop: StopRequest,
+) -> SessionResult:
+    """What a process does that is not the first: its share of every step and evaluation, and nothing else."""
+    result = _LastFigures()
+    every: list[Callback] = [result, *(callback for callback in callbacks if callback.in_every_process)]
+    evaluator = None
+    if eval_loader is not None:
+        evaluator = Evaluator(config.evaluate, eval_loader, every, should_stop=stop)
+        every = [*every, evaluator]
+    load_callbacks(every, training.processes.tell(None))
+    outcome = "failed"
+    try:
+        for callback in every:
+            callback.on_run_start(training)
+        if evaluator is None or evaluator.cut_short is None:
+            outcome = train(training, loader, callbacks=every, should_stop=stop)
+        if evaluator is not None and evaluator.cut_short is not None:
+            outcome = "stopped"
+        training.processes.wait()
+    finally:
+        for callback in every:
+            callback.on_run_end(training, outcome)
+        loader.close()
+        if eval_loader is not None:
+            eval_loader.close()
+    return SessionResult("done" if outcome == "done" else "stopped", training.step, training.epoch, result.metrics)
 
 
 def _nothing_is_left(checkpoint: Checkpoint, run_dir: Path) -> bool:

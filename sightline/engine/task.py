@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -67,6 +67,12 @@ class Metric(Protocol):
     def update(self, predictions: Sequence[Any], batch: Any) -> None:
         """Add the predictions of one batch."""
 
+    def state(self) -> dict[str, Tensor]:
+        """Everything since ``reset`` as tensors on the CPU, to be sent to another process."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Become the metric whose ``state`` this is."""
+
     def merge(self, others: Sequence[Any]) -> None:
         """Take in metrics of the same kind from other processes."""
 
@@ -89,11 +95,16 @@ class Picture:
 class Task(nn.Module):
     """All that training asks of a problem. A module, so that DDP and compile wrap it like any other."""
 
+    losses_are_whole: ClassVar[bool] = False
+    """How its losses of an uneven share are weighted in a run of several processes. False: by the number of samples,
+    by the engine. True: the task multiplies every mean by its ``ops.process_shares.share_weights``, because it is a
+    mean over boxes or points; the mean over all processes is then the loss of the whole batch."""
+
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Weighted scalar losses by name, with gradients; their sum is minimised.
 
         Each loss is a mean over the samples (or what they contain) of the batch, so that its size does
-        not depend on the batch size.
+        not depend on the batch size. In a run of several processes the batch may be empty.
         """
         raise NotImplementedError
 

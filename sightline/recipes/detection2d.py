@@ -23,6 +23,7 @@ from sightline.data.loader import BatchLoader
 from sightline.data.transforms.augment import ImageAugmentConfig
 from sightline.data.world.config import EmbeddedWorldConfig
 from sightline.data.world.embedded import embedded_world
+from sightline.engine.processes import WHOLE, Share
 from sightline.engine.run_config import PathText, Problem, RunConfig
 from sightline.tasks.detection2d import Detection2D, Detector2D
 
@@ -84,7 +85,7 @@ class Detection2DRun(RunConfig, abc.ABC):
     def build_detector(self, num_classes: int) -> nn.Module:
         """The model, a ``Detector2D``, with fresh weights."""
 
-    def open(self, *, training: bool = True) -> Problem:
+    def open(self, *, training: bool = True, share: Share = WHOLE) -> Problem:
         """Read the annotations, build the model for their classes, and the loaders.
 
         Raises:
@@ -98,8 +99,8 @@ class Detection2DRun(RunConfig, abc.ABC):
         detector = self.build_detector(len(val.class_names))
         return Problem(
             task=Detection2D(detector, class_names=val.class_names, annotations=val),
-            train_loader=None if train is None else self._train_loader(train),
-            eval_loader=self.eval_loader(val, stride=cast(Detector2D, detector).stride),
+            train_loader=None if train is None else self._train_loader(train, share),
+            eval_loader=self.eval_loader(val, stride=cast(Detector2D, detector).stride, share=share),
             messages=messages,
             facts=_facts(_given(train, val)),
             unit="images",
@@ -122,13 +123,14 @@ class Detection2DRun(RunConfig, abc.ABC):
             raise DataError(f"{source.path}: none of the {len(annotations)} images of {split!r} has a label.")
         return annotations
 
-    def _train_loader(self, annotations: ImageAnnotations) -> BatchLoader:
+    def _train_loader(self, annotations: ImageAnnotations, share: Share) -> BatchLoader:
         source = ImageTrainSource(
             annotations, self.image_size, self.augment, seed=self.seed, epochs=self.epochs, cache=self.data.cache
         )
-        return BatchLoader(source, source.sampler(self.batch_size), workers=self.workers, kind=self.data.loader)
+        sampler = source.sampler(self.batch_size, rank=share.rank, num_processes=share.count)
+        return BatchLoader(source, sampler, workers=self.workers, kind=self.data.loader)
 
-    def eval_loader(self, annotations: ImageAnnotations, *, stride: int) -> BatchLoader:
+    def eval_loader(self, annotations: ImageAnnotations, *, stride: int, share: Share = WHOLE) -> BatchLoader:
         """Every image once, plain."""
         source = ImageEvalSource(
             annotations,
@@ -138,7 +140,8 @@ class Detection2DRun(RunConfig, abc.ABC):
             cache=self.data.cache,
         )
         batch_size = self.eval_batch_size if self.eval_batch_size is not None else 2 * self.batch_size
-        return BatchLoader(source, source.sampler(batch_size), workers=self.workers, kind=self.data.loader)
+        sampler = source.sampler(batch_size, rank=share.rank, num_processes=share.count)
+        return BatchLoader(source, sampler, workers=self.workers, kind=self.data.loader)
 
 
 def _given(*annotations: ImageAnnotations | None) -> list[ImageAnnotations]:

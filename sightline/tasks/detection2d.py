@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self, cast
 
 import numpy as np
@@ -24,7 +24,10 @@ SHOWN_SCORE = 0.25
 
 
 class Detector2D(Protocol):
-    """What a family of 2D detectors gives: losses for training, detections for use."""
+    """What a family of 2D detectors gives: losses for training, detections for use.
+
+    Its losses are weighted by ``share_weights``, so that processes with uneven shares of boxes add up to the whole.
+    """
 
     stride: int
     """Heights and widths of inputs are multiples of it."""
@@ -45,6 +48,8 @@ class Detection2D(Task):
         class_names: Names by label.
     """
 
+    losses_are_whole = True
+
     def __init__(
         self, detector: nn.Module, *, class_names: Sequence[str], annotations: ImageAnnotations | None = None
     ) -> None:
@@ -56,18 +61,22 @@ class Detection2D(Task):
     def forward(self, batch: ImageBatch) -> dict[str, Tensor]:
         """Weighted losses of the detector, means over the images of the batch."""
         detector = cast(Detector2D, self.detector)
-        return detector.losses(_as_input(batch.images), batch.targets)
+        return detector.losses(self._as_input(batch.images), batch.targets)
 
     def predict(self, batch: ImageBatch) -> list[BoxPrediction]:
         """Boxes in pixels of each image file, best first, on the CPU."""
         detector = cast(Detector2D, self.detector)
-        found = detector.detect(_as_input(batch.images))
+        found = detector.detect(self._as_input(batch.images))
         predictions = []
         for sample_id, geometry, one in zip(batch.sample_ids, batch.geometries, found, strict=True):
             boxes = one.boxes_xyxy.float().cpu()
             boxes = boxes if geometry is None else geometry.to_image(boxes)
             predictions.append(BoxPrediction(sample_id, boxes, one.scores.float().cpu(), one.labels.cpu()))
         return predictions
+
+    def _as_input(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> in [0, 1] and of the weights' type, on the images' device."""
+        return images.to(next(self.detector.parameters()).dtype).div_(255)
 
     def new_metric(self) -> Detection2DMetric:
         """COCO AP with curves and confusion matrix, against the truth in the annotations."""
@@ -126,6 +135,32 @@ class Detection2DMetric:
         """Add the predictions of one batch; images without any detection count too."""
         self.predictions.update({prediction.sample_id: prediction for prediction in predictions})
         self._result = None
+
+    def state(self) -> dict[str, Tensor]:
+        """All predictions, flat: sample ids, number of detections of each, and their boxes, scores and labels."""
+        found = list(self.predictions.values())
+        none = torch.zeros(0)
+        return {
+            "sample_ids": torch.tensor([one.sample_id for one in found], dtype=torch.int64),
+            "counts": torch.tensor([len(one.scores) for one in found], dtype=torch.int64),
+            "boxes_xyxy": torch.cat([none.reshape(0, 4), *(one.boxes_xyxy for one in found)]),
+            "scores": torch.cat([none, *(one.scores for one in found)]),
+            "labels": torch.cat([none.long(), *(one.labels for one in found)]),
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Become the metric whose ``state`` this is."""
+        self.reset()
+        sizes = state["counts"].tolist()
+        parts = zip(
+            state["sample_ids"].tolist(),
+            torch.split(state["boxes_xyxy"], sizes),
+            torch.split(state["scores"], sizes),
+            torch.split(state["labels"], sizes),
+            strict=True,
+        )
+        for sample_id, boxes, scores, labels in parts:
+            self.predictions[sample_id] = BoxPrediction(sample_id, boxes, scores, labels)
 
     def merge(self, others: Sequence[Self]) -> None:
         """Take in the images that other processes saw."""
@@ -189,8 +224,3 @@ class Detection2DMetric:
             scores=torch.cat([empty, *(one.scores for one in found)]).numpy(),
             labels=torch.cat([empty.long(), *(one.labels for one in found)]).numpy(),
         )
-
-
-def _as_input(images: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32 in [0, 1], on the images' device."""
-    return images.float().div_(255)

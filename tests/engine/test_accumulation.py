@@ -46,7 +46,8 @@ def test_the_sum_of_gradients_keeps_its_size_in_a_short_window():
 
 def test_one_batch_per_step_needs_no_weight():
     plan = AccumulationPlan(AccumulationConfig(), batch_lengths=[4, 4, 3], epochs=2)
-    assert [tuple(plan.at(i)) for i in range(6)] == [(1.0, True)] * 6
+    assert [plan.at(i)[:2] for i in range(6)] == [(1.0, True)] * 6
+    assert [plan.at(i).samples for i in range(6)] == [4, 4, 3] * 2
 
 
 @pytest.mark.parametrize("batch, expected", [(1, 64), (6, 11), (10, 6), (16, 4), (24, 3), (43, 1), (64, 1), (256, 1)])

@@ -1,6 +1,6 @@
 """A tiny problem that has nothing to do with pictures: the engine must not mind."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sightline.engine.processes import WHOLE, Share
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.task import Picture, Task
 
@@ -35,8 +36,11 @@ class ToyFetched(NamedTuple):
 class ToyLoader:
     """Numbers drawn per (epoch, sample), in an order drawn per epoch: exact from any place."""
 
-    def __init__(self, samples: int, batch_size: int, *, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(
+        self, samples: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, share: Share = WHOLE
+    ) -> None:
         self.samples, self.batch_size, self.seed, self.shuffle = samples, batch_size, seed, shuffle
+        self.share = share
         self.closed = False
 
     @property
@@ -50,9 +54,10 @@ class ToyLoader:
         order = np.arange(self.samples)
         if self.shuffle:
             order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
-        ids = tuple(int(i) for i in order[index * self.batch_size : (index + 1) * self.batch_size])
+        batch = order[index * self.batch_size : (index + 1) * self.batch_size]
+        ids = tuple(int(i) for i in batch[self.share.rank :: self.share.count])
         rows = [np.random.default_rng((self.seed, 7, i, epoch if self.shuffle else 0)).normal(size=4) for i in ids]
-        x = torch.tensor(np.array(rows), dtype=torch.float32)  # (B, 4)
+        x = torch.tensor(np.array(rows).reshape(-1, 4), dtype=torch.float32)  # (B, 4)
         return ToyBatch(x, (x.sum(dim=1) > 0).long(), ids)
 
     def iterate(self, *, epoch: int = 0, index: int = 0, epochs: int) -> Iterator[ToyFetched]:
@@ -75,6 +80,12 @@ class ToyMetric:
     def update(self, predictions: Sequence[int], batch: ToyBatch) -> None:
         self.right += sum(p == int(y) for p, y in zip(predictions, batch.y, strict=True))
         self.seen += len(batch)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"right": torch.tensor(self.right), "seen": torch.tensor(self.seen)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.right, self.seen = int(state["right"]), int(state["seen"])
 
     def merge(self, others: Sequence["ToyMetric"]) -> None:
         for other in others:
@@ -115,12 +126,12 @@ class ToyRun(RunConfig):
     width: int = 8
     dropout: float = 0.2
 
-    def open(self, *, training: bool = True) -> Problem:
+    def open(self, *, training: bool = True, share: Share = WHOLE) -> Problem:
         torch.manual_seed(self.seed)
         return Problem(
             task=ToyTask(self.width, self.dropout),
-            train_loader=ToyLoader(self.samples, self.batch_size, seed=self.seed),
-            eval_loader=ToyLoader(9, 4, seed=1, shuffle=False),
+            train_loader=ToyLoader(self.samples, self.batch_size, seed=self.seed, share=share),
+            eval_loader=ToyLoader(9, 4, seed=1, shuffle=False, share=share),
         )
 
 

@@ -18,6 +18,7 @@ from sightline.losses.smoothing import smooth_one_hot
 from sightline.models.yolov7.targets import Positives, find_candidates, match_predictions
 from sightline.ops.boxes2d import BoxTargets, cxcywh_to_xyxy, xyxy_to_cxcywh
 from sightline.ops.checks import check_shape
+from sightline.ops.process_shares import mean_over_processes, share_weights
 
 LEVEL_BALANCE: dict[int, tuple[float, ...]] = {3: (4.0, 1.0, 0.4)}
 """Weight of the objectness of each level, finest first."""
@@ -173,7 +174,7 @@ class YOLOv7Loss(nn.Module):
             aux_parts, _ = self._head_losses(raw[num_levels:], heads[1], boxes_cxcywh, targets.labels)
             parts = parts + self.config.aux_gain * aux_parts
         if self.config.autobalance and self.training:
-            self._drift(level_objectness.detach())
+            self._drift(mean_over_processes(level_objectness.detach()))
         gains = parts.new_tensor(self.gains)
         box, objectness, label = (parts * gains).unbind()
         return {"box": box, "objectness": objectness, "class": label}
@@ -218,21 +219,26 @@ class YOLOv7Loss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(3,) box, objectness and class before the gains; (L,) objectness of each level before the balance."""
         boxes, objectnesses, classes = [], [], []
-        for i, here in enumerate(positives.by_level(len(raw))):
+        by_level_here = positives.by_level(len(raw))
+        counts = [len(raw[0]), *(len(here.target) for here in by_level_here)]
+        weights = share_weights(torch.tensor(counts, device=raw[0].device))  # of images, then of each level's positives
+        for i, here in enumerate(by_level_here):
             rows, objectness = _Gather.apply(raw[i], here.image, here.anchor, here.row, here.column)
             dtype = torch.float64 if raw[i].dtype == torch.float64 else torch.float32
             rows, objectness = rows.to(dtype), objectness.to(dtype)
             truth = torch.zeros_like(objectness)
             if len(here.target):
                 overlap = self._overlap(i, rows, here, boxes_cxcywh)
-                boxes.append(1 - overlap.mean())
+                boxes.append(_weighted(1 - overlap.mean(), weights, 1 + i))
                 ratio = self.config.objectness_iou_ratio
                 reached = (1 - ratio) + ratio * overlap.detach().clamp(min=0)
                 _write_last(truth, here, reached)
                 if self.num_classes > 1:
                     wanted = smooth_one_hot(labels[here.target], self.num_classes, self.config.label_smoothing, dtype)
-                    classes.append(self._cross_entropy(rows[:, 5:], wanted, self.config.class_positive_weight))
-            objectnesses.append(self._cross_entropy(objectness, truth, self.config.objectness_positive_weight))
+                    entropy = self._cross_entropy(rows[:, 5:], wanted, self.config.class_positive_weight)
+                    classes.append(_weighted(entropy, weights, 1 + i))
+            entropy = self._cross_entropy(objectness, truth, self.config.objectness_positive_weight)
+            objectnesses.append(_weighted(entropy, weights, 0))
         by_level = torch.stack(objectnesses)
         nothing = by_level.new_zeros(())
         parts = torch.stack((sum(boxes, nothing), (by_level * self.balance).sum(), sum(classes, nothing)))
@@ -262,6 +268,11 @@ class YOLOv7Loss(nn.Module):
         fixed = self.strides.index(16) if 16 in self.strides else 0
         drifted = self.balance * 0.9999 + 0.0001 / level_objectness
         self.balance.copy_(drifted / drifted[fixed])
+
+
+def _weighted(mean: Tensor, weights: Tensor | None, place: int) -> Tensor:
+    """A mean with its share weight; a mean over nothing is 0."""
+    return mean if weights is None else torch.where(weights[place] > 0, mean, 0.0) * weights[place]
 
 
 class _Gather(torch.autograd.Function):

@@ -1,0 +1,59 @@
+"""Which exit code an error ends a command with, and the few words that a user reads.
+
+0 done, 1 failed, 2 the user must change something, 3 stopped on request with a resumable checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import NoReturn
+
+from sightline.config.errors import UserError
+
+LATER_SECONDS = 1.5
+"""How long a process that is not the first waits with a mistake of the user: the first one mostly tells the same."""
+
+
+def told(error: BaseException) -> tuple[str, int] | None:
+    """Message and exit code of an error that needs no traceback; None for one of ours."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, FloatingPointError):
+        return str(error), 1
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}", 1
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory: lower batch_size or image_size. {str(error).splitlines()[0]}", 1
+    if type(error).__name__ == "LostProcessError":
+        return str(error), 1
+    return None
+
+
+def leave(error: BaseException) -> NoReturn:
+    """End this process of several with the exit code of an error, saying what it was.
+
+    Raises:
+        SystemExit: Always, but for errors that need their traceback, which go on.
+    """
+    if isinstance(error, SystemExit):
+        raise error
+    known = told(error)
+    if known is None:
+        raise error
+    rank = int(os.environ.get("RANK", "0"))
+    if rank > 0 and isinstance(error, UserError):
+        time.sleep(LATER_SECONDS)
+    say(known[0], rank=rank)
+    sys.exit(known[1])
+
+
+def say(message: str, *, rank: int = 0) -> None:
+    """Print an error. Control characters (of file names, say) are shown, not sent."""
+    shown = "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in message)
+    start = "error: " if rank == 0 else f"error in process {rank}: "
+    red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
+    sys.stderr.write(f"{red}{start}{plain}{shown}\n")
+    sys.stderr.flush()

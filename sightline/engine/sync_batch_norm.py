@@ -1,0 +1,143 @@
+"""Batch norm over the whole batch of several processes, on a CPU as well as on a GPU.
+
+PyTorch's own needs a GPU. This one gives the statistics that a single process would compute, also where the shares
+are uneven or a process has no sample at all.
+
+Reference:
+    Ioffe and Szegedy, "Batch Normalization", ICML 2015, algorithm 1; variances are joined as in Chan et al.,
+    "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module with every batch norm computing over all processes; parameters and buffers stay the same objects.
+
+    Args:
+        module: Changed in place, unless it is a batch norm itself.
+        device: Where it computes; on a GPU the layers become PyTorch's own.
+    """
+    if isinstance(module, _BatchNorm):
+        return _synchronised(module, device)
+    for name, child in module.named_children():
+        fresh = synchronise_batch_norm(child, device)
+        if fresh is not child:
+            setattr(module, name, fresh)
+    return module
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether a layer of it keeps statistics of batches."""
+    return any(isinstance(layer, _BatchNorm) for layer in module.modules())
+
+
+def _synchronised(norm: _BatchNorm, device: torch.device) -> _BatchNorm:
+    kind = nn.SyncBatchNorm if device.type == "cuda" else SyncBatchNorm
+    fresh = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    fresh._parameters.update(norm._parameters)
+    fresh._buffers.update(norm._buffers)
+    fresh.training = norm.training
+    return fresh
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm whose statistics in training are those of all processes; any number of dimensions from (B, C) on."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"input: expected at least (B, C), got {tuple(input.shape)}.")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, ...) -> the same shape."""
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        out, mean, variance, count = _Normalise.apply(input, self.weight, self.bias, self.eps)
+        if self.track_running_stats:
+            with torch.no_grad():
+                running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
+                unbiased = variance * (count / (count - 1).clamp(min=1))
+                running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
+                running_var.mul_(1 - momentum).add_(unbiased.to(running_var.dtype), alpha=momentum)
+        return cast(Tensor, out)
+
+
+class _Normalise(torch.autograd.Function):
+    """Normalisation by the statistics of all processes, with the gradient that goes through them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean, variance, count = _statistics(x)
+        inverse = (variance + eps).rsqrt()
+        scale = inverse if weight is None else inverse * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        out = x * _spread(scale, x) + _spread(shift, x)
+        ctx.save_for_backward(x, weight, mean, inverse, count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return out.to(x.dtype), mean, variance, count
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse, count = ctx.saved_tensors
+        axes = _axes(x)
+        grad32 = _exact(grad)
+        normed = (_exact(x) - _spread(mean, x)) * _spread(inverse, x)
+        grad_bias, grad_weight = grad32.sum(axes), (grad32 * normed).sum(axes)
+        sums = torch.cat((grad_bias, grad_weight))
+        dist.all_reduce(sums)
+        of_bias, of_weight = (sums / count.clamp(min=1)).chunk(2)
+        scale = inverse if weight is None else inverse * weight
+        grad_x = _spread(scale, x) * (grad32 - _spread(of_bias, x) - normed * _spread(of_weight, x))
+        own = (None, None) if weight is None else (grad_weight, grad_bias)
+        return grad_x.to(x.dtype), *own, None
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance (C,) over all processes, and how many values of a channel they are of, ()."""
+    axes, x32 = _axes(x), _exact(x.detach())
+    channels = x.shape[1]
+    count = x32.new_full((1,), x.numel() // channels if channels else 0)
+    if x.numel():
+        variance, mean = torch.var_mean(x32, axes, correction=0)
+    else:
+        variance, mean = x32.new_zeros(channels), x32.new_zeros(channels)
+    own = torch.cat((mean, variance, count))
+    shares = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(shares, own)
+    table = torch.stack(shares)  # (processes, 2 C + 1)
+    means, variances, counts = table[:, :channels], table[:, channels:-1], table[:, -1:]
+    total = counts.sum()
+    shares_of_total = counts / total.clamp(min=1)
+    mean = (means * shares_of_total).sum(0)
+    variance = ((variances + (means - mean).square()) * shares_of_total).sum(0)
+    return mean, variance, total
+
+
+def _exact(x: Tensor) -> Tensor:
+    """Half precision as float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _axes(x: Tensor) -> list[int]:
+    return [axis for axis in range(x.dim()) if axis != 1]
+
+
+def _spread(values: Tensor, x: Tensor) -> Tensor:
+    """(C,) to a shape that goes with (B, C, ...)."""
+    return values.reshape(1, -1, *([1] * (x.dim() - 2)))
