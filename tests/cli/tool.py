@@ -53,8 +53,15 @@ def typed(line: str, *, cwd: Path) -> Outcome:
 
 
 def without_report():
-    """Plots take longer than everything else in so small a run."""
-    return mock.patch("sightline.api.training.report", lambda run: run / "report" / "index.html")
+    """Leave the page of a run empty: plots take longer than everything else in so small a run."""
+
+    def report(run: Path) -> Path:
+        page = run / "report" / "index.html"
+        page.parent.mkdir(exist_ok=True)
+        page.touch()
+        return page
+
+    return mock.patch("sightline.api.training.report", report)
 
 
 def files_in(folder: Path) -> dict[str, tuple[int, int]]:

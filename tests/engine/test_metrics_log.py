@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sightline.config.errors import RunError
 from sightline.engine.metrics_log import MetricRow, MetricsLog, cut_back_to_length, cut_back_to_step, read_rows
+from tests.forked import forked
 
 
 def write(path, *steps):
@@ -157,18 +158,20 @@ def test_a_disk_that_refuses_a_row_gets_no_part_of_it(tmp_path):
 def test_a_kill_loses_no_row_that_was_appended(tmp_path):
     path = tmp_path / "log"
     read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def append_for_ever():
         log = MetricsLog(path)
         for step in range(10**9):
             log.append(step=step, epoch=0, kind="train", values={"loss": 0.5})
             os.write(write_end, step.to_bytes(8, "little"))
-        os._exit(0)
+
+    pid = forked(append_for_ever)
+    os.close(write_end)
+    said = os.read(read_end, 8)  # at work now
     time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    os.close(write_end)
-    said = b"".join(iter(lambda: os.read(read_end, 1 << 16), b""))
+    said += b"".join(iter(lambda: os.read(read_end, 1 << 16), b""))
     os.close(read_end)
     rows = list(read_rows(path))
     assert len(rows) >= len(said) // 8 > 0

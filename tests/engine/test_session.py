@@ -12,11 +12,8 @@ from sightline.engine.checkpoint_reader import load_tensors, newest_whole
 from sightline.engine.console import Console
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.session import SessionResult, run_session
+from tests.conftest import quiet
 from tests.engine.toy import ToyTask, toy_run
-
-
-def quiet() -> Console:
-    return Console(io.StringIO(), is_terminal=False)
 
 
 def run(config, folder: Path, *, resume: bool = False, callbacks=()) -> SessionResult:
@@ -124,7 +121,7 @@ def test_a_finished_run_is_not_resumed_but_may_go_on_longer(tmp_path):
     assert run(toy_run(epochs=5), tmp_path / "a", resume=True).epoch == 5
 
 
-def test_two_processes_never_write_one_run(tmp_path):
+def test_a_run_that_is_being_written_is_not_started_again(tmp_path):
     class StartAgain(Callback):
         def on_step_end(self, training, report):
             run(toy_run(), tmp_path / "a")
@@ -134,13 +131,13 @@ def test_two_processes_never_write_one_run(tmp_path):
 
 
 class Poison(Callback):
-    """Makes the parameters of a step infinite, so that the next loss is not finite."""
+    """Makes a loss NaN once, when so many steps have been taken."""
 
-    def __init__(self, task_step: int) -> None:
-        self.task_step = task_step
+    def __init__(self, step: int) -> None:
+        self.step = step
 
     def on_run_start(self, training):
-        task, poisoned = training.task, self.task_step
+        task, poisoned = training.task, self.step
         forward = task.forward
 
         def spoiled(batch):

@@ -10,7 +10,8 @@ from sightline.config.errors import RunError
 from sightline.engine.checkpoint import folder_name
 from sightline.engine.checkpoint_reader import find_checkpoints
 from sightline.engine.console import Console
-from tests.faults.tiny import assert_same_bits, train, without_report
+from tests.cli.tool import without_report
+from tests.faults.tiny import assert_same_bits, train
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from sightline.engine.checkpoint_reader import find_checkpoints
-from tests.cli.tool import sightline
+from tests.cli.tool import RECIPE, sightline
 from tests.faults.hostile import PICKLES
-from tests.faults.tiny import RECIPE, changes_with, train
+from tests.faults.tiny import changes_with, train
 
 TAGGED_YAML = (
     "!!python/object/apply:os.system ['echo pwned > {witness}']",
@@ -259,7 +259,7 @@ def test_names_of_files_and_classes_stay_text_on_the_page_and_on_the_terminal(tm
             assert attributes.get(pointer, "data:").startswith(("data:", "#")), (tag, attributes)
     assert "<img src=x onerror=alert(1)>" in page.text
     assert "<script>alert(3)</script>" in page.text
-    assert "49" not in [word for word in page.text.split() if "7*7" in word]
+    assert "{{ 7*7 }}{% raw %}" in page.text
 
 
 def test_predictions_of_hostile_names_stay_in_their_folder(tmp_path, run):
