@@ -45,7 +45,7 @@ def test_average_precision_of_judged_detections(to_full_recall):
             close(values, arrays[f"{recorded}:{name}"])
 
 
-def test_means_and_fitness():
+def test_means_and_fitness_are_the_recorded_ones():
     arrays = np.load(oracle("yolov7", "post", "ap.npz"))
     for case in meta()["ap"]:
         judged = [arrays[f"{case['i']}:{name}"] for name in ("tp", "conf", "pred_cls", "target_cls")]
