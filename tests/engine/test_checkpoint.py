@@ -132,7 +132,7 @@ def same(a, b):
     return type(a) is type(b) and a == b and str(a) == str(b)  # the text tells 0.0 from -0.0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(st.text(max_size=5).filter(lambda key: key != "$float"), plain_values, max_size=4))
 def test_plain_values_come_back_exactly_infinities_and_nan_too(tmp_path_factory, state):
     run = tmp_path_factory.mktemp("run")

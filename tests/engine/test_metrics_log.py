@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline.config.errors import RunError
@@ -37,7 +37,6 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     json.loads(path.read_text(), parse_constant=refuse)  # plain JSON: no NaN, no Infinity
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(), max_size=5))
 def test_every_float_survives(tmp_path_factory, numbers):
     path = tmp_path_factory.mktemp("log") / "metrics.jsonl"

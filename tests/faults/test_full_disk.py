@@ -98,7 +98,9 @@ def keep_full(disk, life, *, leave):
 
 
 @pytest.mark.parametrize("leave", [0, 300_000], ids=["without any room", "without room for a checkpoint"])
-def test_a_disk_that_fills_up(small_disk, unbroken, begin_life, leave):
+def test_a_disk_that_fills_up_ends_the_run_with_a_message_and_room_lets_it_go_on(
+    small_disk, unbroken, begin_life, leave
+):
     run = small_disk / "run"
     life = begin_life(partial(train_command, run))
     assert life.wait_for(partial(has_a_checkpoint, run)), life.said()
@@ -125,7 +127,9 @@ def test_tensorboard_events_that_a_full_disk_refuses_do_not_stop_a_run(small_dis
     assert "No space left on device" in message
 
 
-def test_a_disk_that_takes_only_the_beginning_of_a_file(tmp_path, unbroken, begin_life):
+def test_a_file_that_may_not_grow_ends_the_run_with_a_message_and_leaves_nothing_half_written(
+    tmp_path, unbroken, begin_life
+):
     run = tmp_path / "run"
     life = begin_life(partial(train_command, run))
     assert life.wait_for(partial(has_a_checkpoint, run)), life.said()

@@ -52,7 +52,7 @@ def watched(commands, folder, cwd):
 
 
 @pytest.mark.timeout(900)
-def test_a_whole_life_of_a_model(tmp_path):
+def test_a_whole_life_of_a_model_needs_no_network_and_touches_nothing_of_others(tmp_path):
     """World, check, train, train longer, evaluate, predict, report: with sockets blocked and the data untouched."""
     own, out, data = tmp_path / "own", tmp_path / "out", tmp_path / "data"
     for folder in (own, out):
