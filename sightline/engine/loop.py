@@ -17,6 +17,7 @@ from sightline.engine.optim import Optimizer
 from sightline.engine.precision import Precision
 from sightline.engine.schedule import Progress, Schedule
 from sightline.engine.seed import reseed
+from sightline.engine.stopwatch import OFF, Stopwatch
 from sightline.engine.task import Loader, Task
 
 
@@ -59,6 +60,7 @@ def train(
     *,
     callbacks: Sequence[Callback] = (),
     should_stop: Callable[[], bool] = lambda: False,
+    stopwatch: Stopwatch = OFF,
 ) -> str:
     """Take steps from where ``training`` stands to the end of the run, or until ``should_stop``.
 
@@ -71,14 +73,17 @@ def train(
     t.task.train()
     window: list[tuple[Mapping[str, Tensor], float]] = []
     sample_ids: tuple[int, ...] = ()
-    for fetched in loader.iterate(epoch=t.iteration // per_epoch, index=t.iteration % per_epoch, epochs=length.epochs):
+    batches = loader.iterate(epoch=t.iteration // per_epoch, index=t.iteration % per_epoch, epochs=length.epochs)
+    for fetched in stopwatch.waiting_for(batches):
         if t.step >= length.steps:
             break
         batch = fetched.batch.to(t.device)
+        stopwatch.lap("forward")
         reseed(t.device, t.seed, t.iteration)
         with precision.autocast():
             losses = t.task(batch)
         part = t.plan.at(t.iteration)
+        stopwatch.lap("backward")
         precision.backward(losses, part.weight)
         window.append((losses, part.weight))
         sample_ids += tuple(fetched.batch.sample_ids)
@@ -86,6 +91,7 @@ def train(
         if not part.ends_window:
             continue
 
+        stopwatch.lap("optimizer")
         gradients = t.optimizer.gradients()
         overflow = precision.unscale(gradients)
         norm = clip_grad_norm(gradients, t.max_grad_norm) if measures_norm else None
@@ -102,6 +108,7 @@ def train(
 
         report = StepReport(t.step, fetched.epoch, _mean_losses(window), norm, values, sample_ids)
         window, sample_ids = [], ()
+        stopwatch.lap("callbacks")
         for callback in callbacks:
             callback.on_step_end(t, report)
         if t.ends_epoch or t.step >= length.steps:
