@@ -172,7 +172,7 @@ def test_matching_in_chunks_changes_nothing(name, kind, pairs):
         assert torch.equal(some, all_at_once)
 
 
-def test_overlap_measures_and_their_gradients():
+def test_overlap_measures_and_their_gradients_are_the_recorded_ones():
     arrays = np.load(oracle("yolov7", "loss", "iou.npz"))
     for kind in ("iou", "giou", "diou", "ciou"):
         boxes = torch.from_numpy(arrays["b1"]).requires_grad_()
