@@ -77,7 +77,7 @@ def test_every_recorded_iteration_has_its_learning_rates_momentum_and_accumulati
             progress = plan.progress(int(iteration))
             values = schedule.at(progress)
             assert progress.epoch == epoch, where
-            assert [group.lr for group in values] == pytest.approx(lrs, rel=1e-9, abs=1e-15), where
+            assert [group.lr for group in values] == pytest.approx(lrs, rel=1e-12, abs=1e-15), where
             if not np.isnan(momentum):
                 assert values[0].momentum == pytest.approx(momentum, rel=1e-12), where
             assert plan.window_size(int(iteration)) == accumulate, where
