@@ -89,10 +89,15 @@ def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | Non
     from sightline.engine.run_folder import existing_run
     from sightline.engine.session import settle
 
-    for change in map(parse_change, changes):
-        if change.key == "weights":
-            raise ConfigError(f"{change.origin}: weights has no effect: a resumed run has its own. Leave it out.")
     run_dir = existing_run(Path(run).expanduser())
+    for text in changes:
+        change = parse_change(text)
+        if change.key in ("weights", "partial_weights", "freeze"):
+            raise ConfigError(
+                f"{change.origin}: {change.key} has no effect on a run that goes on: its weights, and which of them it "
+                "trains, are its own. Leave it out, or start a new run:\n"
+                f"  sightline train --from {quote(str(run_dir))} {quote(text)}"
+            )
     console = _console(console)
     if not changes and _lacks_its_report(run_dir):
         return _with_report(TrainResult(run_dir, 0, _last_step(run_dir)), console)

@@ -31,6 +31,10 @@ def _known_device(name: str) -> str:
     return name
 
 
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 @dataclass(frozen=True)
 class Problem:
     """What a configuration becomes once its data has been opened: everything that the engine needs."""
@@ -80,6 +84,11 @@ class RunConfig(Config):
     """Threads or processes that prepare batches; 0 prepares them in the training thread."""
     weights: PathText | None = None
     """Start from the weights of this run, checkpoint or safetensors file, as far as names and shapes fit."""
+    partial_weights: bool = False
+    """Of weights with another shape, copy the leading part that file and model both have."""
+    freeze: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    """Patterns on parameter names, such as ``detector.network.layers.[0-9].*``: what they fit is not trained, and the
+    running statistics of its normalisation layers stand still."""
     limit_batches: PositiveInt | None = None
     """Use only so many training and evaluation batches per epoch: a quick run through the whole path."""
     max_grad_norm: PositiveFloat | None = None
@@ -113,6 +122,8 @@ class RunConfig(Config):
             idle["evaluate.weights"] = "there are no averaged weights (ema=null)"
         if self.optimizer.decay_follows_batch and self.accumulation.nominal_batch_size is None:
             idle["optimizer.decay_follows_batch"] = "there is no accumulation.nominal_batch_size"
+        if self.weights is None:
+            idle["partial_weights"] = "there are no weights to start from (weights=null)"
         return idle
 
     def open(self, *, training: bool = True) -> Problem:

@@ -10,14 +10,13 @@ import torch
 from sightline.config.errors import RunError
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.checkpoint import CheckpointState
-from sightline.engine.checkpoint_reader import Checkpoint, load_tensor_file, load_tensors, open_checkpoint
+from sightline.engine.checkpoint_reader import Checkpoint, load_tensors
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.copying import copy_exactly
 from sightline.engine.loop import Training
 from sightline.engine.metrics_log import MetricsLog
 from sightline.engine.retention import CheckpointConfig
 from sightline.engine.save_schedule import SaveSchedule
-from sightline.engine.task import Task
 
 
 class Saver(Callback):
@@ -122,35 +121,3 @@ def load_training(training: Training, checkpoint: Checkpoint) -> None:
         training.precision.scaler.load_state_tensors(tensors["scaler"])
     training.guard.load_state(checkpoint.state["guard"])
     training.step, training.iteration = checkpoint.state["step"], checkpoint.state["iteration"]
-
-
-def start_from_weights(task: Task, path: Path) -> str:
-    """Copy the tensors of a run, checkpoint or safetensors file that fit by name and shape.
-
-    Averaged weights are preferred to live ones.
-
-    Returns:
-        One line for the user: how many were copied, and which were not.
-
-    Raises:
-        RunError: If the file cannot be read, or nothing in it fits.
-    """
-    if path.is_file() and path.name not in ("latest", "best"):
-        tensors = load_tensor_file(path)
-    else:
-        checkpoint = open_checkpoint(path)
-        group = "ema" if "ema.safetensors" in checkpoint.manifest.files else "model"
-        tensors = load_tensors(checkpoint, group)[group]
-    own = task.state_dict()
-    fits = [name for name, tensor in own.items() if name in tensors and tensors[name].shape == tensor.shape]
-    if not fits:
-        raise RunError(
-            f"{path}: none of its {len(tensors)} tensors fits this model ({len(own)} tensors). "
-            "It holds weights of another model; give weights of the same family, or leave weights out."
-        )
-    with torch.no_grad():
-        for name in fits:
-            own[name].copy_(tensors[name])
-    new = [name for name in own if name not in set(fits)]
-    shown = f"; new: {', '.join(new[:4])}{' ...' if len(new) > 4 else ''}" if new else ""
-    return f"weights of {path}: {len(fits)} of {len(own)} tensors copied{shown}"

@@ -20,6 +20,7 @@ from sightline.engine.console import Console
 from sightline.engine.ema import Ema
 from sightline.engine.evaluation import Evaluator
 from sightline.engine.finite import FiniteGuard
+from sightline.engine.freeze import freeze
 from sightline.engine.gallery import Gallery
 from sightline.engine.limited_loader import limited
 from sightline.engine.lock import RunLock
@@ -31,8 +32,9 @@ from sightline.engine.precision import Precision, fastest_precision, to_channels
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.run_folder import is_run
 from sightline.engine.run_record import read_record
-from sightline.engine.saving import Saver, load_training, start_from_weights
+from sightline.engine.saving import Saver, load_training
 from sightline.engine.schedule import Schedule
+from sightline.engine.start_weights import start_from_weights
 from sightline.engine.status import Heartbeat
 from sightline.engine.stop import StopRequest
 from sightline.engine.tensorboard import TensorBoardSink
@@ -107,6 +109,7 @@ def build_training(config: RunConfig, problem: Problem) -> Training:
     task = problem.task.to(device)
     if config.channels_last:
         to_channels_last(task)
+    frozen = freeze(task, config.freeze)
     optimizer = build_optimizer(config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.batch_size))
     if config.compile:
         for module in task.modules_to_compile():
@@ -127,7 +130,7 @@ def build_training(config: RunConfig, problem: Problem) -> Training:
         guard=FiniteGuard(config.on_nonfinite, device=device, buffers=list(task.buffers())),
         device=device,
         seed=config.seed,
-        ema=Ema(config.ema, task) if config.ema is not None else None,
+        ema=Ema(config.ema, task, constant=frozen) if config.ema is not None else None,
         max_grad_norm=config.max_grad_norm,
         measure_grad_norm=config.log.grad_norm,
     )
@@ -212,7 +215,7 @@ def run_session(
     stop = StopRequest(console.say)
     with stop.listening(), RunLock(run_dir), ExitStack() as stack:
         checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
-        training = build_training(config, problem)
+        training, started = build_training(config, problem), None
         if checkpoint is not None:
             load_training(training, checkpoint)
             if training.step >= training.plan.length.steps and _nothing_is_left(checkpoint, run_dir):
@@ -232,11 +235,12 @@ def run_session(
             for name in (METRICS_FILE, TIMING_FILE):
                 cut_back_to_length(run_dir / name, 0)
         if checkpoint is None and config.weights is not None:
-            console.say(start_from_weights(training.task, config.weights))
-            if training.ema is not None:
-                training.ema.load(training.task.state_dict(), updates=0)
+            started = start_from_weights(training, config.weights, partly=config.partial_weights)
+            console.say(str(started))
 
         on_start(training)
+        if started is not None:
+            started.write(run_dir)
         metrics_log = stack.enter_context(MetricsLog(run_dir / METRICS_FILE))
         timing_log = stack.enter_context(MetricsLog(run_dir / TIMING_FILE))
         writer = stack.enter_context(

@@ -89,6 +89,16 @@ class Picture:
 class Task(nn.Module):
     """All that training asks of a problem. A module, so that DDP and compile wrap it like any other."""
 
+    kept_in_eval: Sequence[nn.Module] = ()
+    """Parts that stay in evaluation mode whatever the rest does: see ``freeze``."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode, but for the parts that are kept in evaluation mode."""
+        super().train(mode)
+        for part in self.kept_in_eval:
+            part.eval()
+        return self
+
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Weighted scalar losses by name, with gradients; their sum is minimised.
 

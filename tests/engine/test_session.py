@@ -168,11 +168,11 @@ def test_weights_of_a_run_start_another_one_as_far_as_they_fit(tmp_path):
     config = toy_run(weights=tmp_path / "a", epochs=1)
     (tmp_path / "b").mkdir()
     run_session(config, config.open(), tmp_path / "b", console=Console(said, is_terminal=False))
-    assert "9 of 9 tensors copied" in said.getvalue()
+    assert "9 of 9 tensors loaded" in said.getvalue()
     wider = toy_run(weights=tmp_path / "a", epochs=1, width=5)
     (tmp_path / "c").mkdir()
     run_session(wider, wider.open(), tmp_path / "c", console=Console(said, is_terminal=False))
-    assert "2 of 9 tensors copied" in said.getvalue()  # the last bias and the norm's counter
+    assert "2 of 9 tensors loaded" in said.getvalue()  # the last bias and the norm's counter
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
