@@ -117,12 +117,14 @@ def open_problem(config: RunConfig, console: Console) -> Problem:
 
     from sightline.engine.precision import set_deterministic
     from sightline.engine.session import pick_device
+    from sightline.engine.trackers.following import check_trackers
 
     if pick_device(config.device).type == "cuda":
         set_deterministic(config.deterministic)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data = getattr(getattr(config, "data", None), "path", None)
+    check_trackers(config.log, data=data)
     with console.working("reading the data" if data is not None else "rendering the built-in world at its first use"):
         return config.open()
 

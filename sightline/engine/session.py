@@ -37,7 +37,7 @@ from sightline.engine.schedule import Schedule
 from sightline.engine.start_weights import start_from_weights
 from sightline.engine.status import Heartbeat
 from sightline.engine.stop import StopRequest
-from sightline.engine.tensorboard import TensorBoardSink
+from sightline.engine.trackers.following import open_trackers
 
 Outcome = Literal["done", "stopped"]
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -257,10 +257,9 @@ def run_session(
         )
         beat, result = Beat(heartbeat), _LastFigures()
         sinks: list[Sink] = [_LogSink(metrics_log, timing_log), console, beat]
-        if config.log.tensorboard:
-            sinks.append(
-                stack.enter_context(TensorBoardSink(run_dir, purge_step=training.step + 1 if resume else None))
-            )
+        trackers = open_trackers(config, run_dir, log=metrics_log, from_step=training.step if resume else None)
+        trackers.tell = console.say
+        sinks.append(trackers)
         logger = Logger(config.log, sinks)
         saver = Saver(writer, config.checkpoint, run_dir)
         gallery = Gallery(
@@ -270,7 +269,7 @@ def run_session(
             train_batches=config.log.train_pictures,
             eval_samples=config.log.eval_pictures,
         )
-        every: list[Callback] = [beat, logger, console, result, gallery, *callbacks]
+        every: list[Callback] = [beat, logger, console, result, gallery, trackers, *callbacks]
         evaluator = None
         if eval_loader is not None:
             evaluator = Evaluator(

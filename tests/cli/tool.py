@@ -21,7 +21,7 @@ CLASS_NAMES = ("disc", "square")
 
 TINY = (
     "model.width=0.125", "image_size=64", "batch_size=4", "epochs=2", "device=cpu", "workers=0", "threads=1",
-    "log.every_steps=1", "log.train_pictures=1", "log.eval_pictures=1", "log.tensorboard=false",
+    "log.every_steps=1", "log.train_pictures=1", "log.eval_pictures=1", "log.trackers=[]",
 )  # fmt: skip
 """A real detector that trains in a second: 8 pictures, 2 steps an epoch."""
 

@@ -87,7 +87,7 @@ def test_compile_is_asked_of_the_parts_that_the_task_names(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_a_compiled_task_has_the_losses_of_the_plain_one(tmp_path):
     def losses(name: str, **changes) -> list[float]:
-        run(toy_run(epochs=2, dropout=0.0, log={"every_steps": 1, "tensorboard": False}, **changes), tmp_path / name)
+        run(toy_run(epochs=2, dropout=0.0, log={"every_steps": 1, "trackers": []}, **changes), tmp_path / name)
         rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         return [row["values"]["loss"] for row in rows if row["kind"] == "train"]
 

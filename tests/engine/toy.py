@@ -136,6 +136,6 @@ def toy_run(**changes: Any) -> ToyRun:
         "optimizer": {"kind": "sgd", "nesterov": True, "weight_decay": 1e-3},
         "schedule": {"kind": "cosine", "final": 0.1},
         "checkpoint": {"every_steps": 3},
-        "log": {"every_steps": 4, "tensorboard": False, "train_pictures": 0, "eval_pictures": 0},
+        "log": {"every_steps": 4, "trackers": [], "train_pictures": 0, "eval_pictures": 0},
     }
     return ToyRun(**{**values, **changes})

@@ -16,10 +16,10 @@ import pytest
 
 from sightline.cli.main import main
 from sightline.engine.checkpoint_reader import find_checkpoints, read_checkpoint
-from sightline.engine.log import LogRow
-from sightline.engine.tensorboard import TensorBoardSink
+from sightline.engine.trackers.tensorboard import TensorBoardTracker
+from sightline.engine.trackers.tracker import TrackedRow
 from tests.cli.tool import RECIPE, without_report
-from tests.faults.tiny import CHANGES, assert_same_bits, live, train
+from tests.faults.tiny import CHANGES, assert_same_bits, live, shown_steps, train
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to begin lives cheaply"),
@@ -114,17 +114,29 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_message_and_room_lets_it_go_on
     assert_same_bits(run, unbroken)
 
 
-def test_tensorboard_events_that_a_full_disk_refuses_do_not_stop_a_run(small_disk, caplog):
-    with TensorBoardSink(small_disk) as sink:
-        sink.write(LogRow("train", 1, 0, {"loss": 0.5}))
-        with contextlib.suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as ballast:
-            while True:
-                ballast.write(bytes(4096))
-        for step in range(2, 200):
-            sink.write(LogRow("train", step, 0, {"loss": 0.5}))
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert "no more TensorBoard events" in message
-    assert "No space left on device" in message
+def test_tensorboard_events_that_a_full_disk_refuses_are_left_out_whole(small_disk):
+    def row(step):
+        return TrackedRow("train", step, 0, {"loss": 0.5}, {}, time.time())
+
+    tracker = TensorBoardTracker(small_disk)
+    tracker.open()
+    tracker.write([row(1)])
+    with contextlib.suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as ballast:
+        while True:
+            ballast.write(bytes(4096))
+    refused = 0
+    for step in range(2, 200):
+        try:
+            tracker.write([row(step)])
+        except OSError:
+            refused += 1
+    assert refused > 50
+    (small_disk / "ballast").unlink()
+    tracker.write([row(200)])
+    tracker.close("done")
+    shown = shown_steps(small_disk)
+    assert shown == [*range(1, len(shown)), 200]
+    assert len(shown) == 200 - refused
 
 
 def test_a_file_that_may_not_grow_ends_the_run_with_a_message_and_leaves_nothing_half_written(
