@@ -43,7 +43,9 @@ class MlflowTracker:
         experiment: Name of the experiment.
     """
 
-    def __init__(self, *, id: str, name: str, recipe: str, X) -> None:
+    def __init__(
+        self, *, id: str, name: str, recipe: str, params: Mapping[str, Any], folder: str, experiment: str | None
+    ) -> None:
         self.id, self.name, self.params = id, name, params
         self.folder = Path(folder)
         self.experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or recipe
