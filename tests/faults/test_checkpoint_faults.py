@@ -323,7 +323,7 @@ def one_byte_each(path):
 def two_checkpoints(tmp_path):
     with CheckpointWriter(tmp_path) as writer:
         for step in (1, 2):
-            writer.save(state_at(step, size=200), step=step, epoch=step, metrics={"AP": 0.5, "loss": 1e-5})
+            writer.save(state_at(step, size=5), step=step, epoch=step, metrics={"AP": 0.5, "loss": 1e-5})
     return tmp_path
 
 
@@ -334,12 +334,11 @@ def assert_passed_over(run, file):
     assert folder_name(2) in said[0] and file.name in said[0]
 
 
-def test_every_flipped_bit_is_found_and_the_older_checkpoint_is_used(two_checkpoints):
+def test_a_flipped_bit_in_any_byte_is_found_and_the_older_checkpoint_is_used(two_checkpoints):
     generator = random.Random(1)
     places = one_byte_each(two_checkpoints / "checkpoints" / folder_name(2))
-    chosen = generator.sample(places, 1000) + [place for place in places if place[0].name == "state.json"]
-    assert len({file for file, _ in chosen}) == 3
-    for file, place in chosen:
+    assert len({file for file, _ in places}) == 3
+    for file, place in places:
         whole = file.read_bytes()
         flipped = bytearray(whole)
         flipped[place] ^= 1 << generator.randrange(8)
@@ -349,11 +348,10 @@ def test_every_flipped_bit_is_found_and_the_older_checkpoint_is_used(two_checkpo
     assert_is(newest_whole(two_checkpoints, never), 2)
 
 
-def test_every_cut_and_every_appended_byte_is_found(two_checkpoints):
-    generator = random.Random(2)
+def test_every_cut_and_appended_bytes_are_found(two_checkpoints):
     for file in sorted((two_checkpoints / "checkpoints" / folder_name(2)).iterdir()):
         whole = file.read_bytes()
-        for length in {0, 1, 8, len(whole) - 1, *(generator.randrange(len(whole)) for _ in range(100))}:
+        for length in range(len(whole)):
             file.write_bytes(whole[:length])
             assert_passed_over(two_checkpoints, file)
         for more in (b"\0", b"\n", b" ", b"x" * 100):

@@ -150,7 +150,7 @@ def test_a_real_run_that_is_stopped_again_and_again_at_any_time_ends_with_the_sa
         life = begin_life(lambda: live(run, "epochs=10", "workers=2"))
         assert life.wait_for(partial(is_past, run, after_step)) and life.wait_for(partial(moment, run, life.pid))
         time.sleep(generator.uniform(0, 0.1))
-        life.send(signal.SIGTERM)
+        life.send(generator.choice((signal.SIGTERM, signal.SIGINT)))
         assert life.exit_code() == 3, f"seed {seed}\n{life.said()}"
         assert newest_whole(run, print).step == logged_step(run)
         assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
