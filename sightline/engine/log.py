@@ -159,6 +159,13 @@ class Logger(Callback):
 
     def on_epoch_end(self, training: Training, epoch: int) -> None:
         """What follows until the next step is no training time."""
+        self._pause()
+
+    def on_evaluation_start(self, training: Training) -> None:
+        """Nor is an evaluation in the middle of an epoch."""
+        self._pause()
+
+    def _pause(self) -> None:
         now = time.perf_counter()
         self._busy_seconds += now - self._since
         self._since = now

@@ -13,8 +13,9 @@ from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveFl
 from sightline.config.base import Config
 from sightline.config.override import expand_path
 from sightline.engine.accumulation import AccumulationConfig
+from sightline.engine.early_stop import EarlyStoppingConfig
 from sightline.engine.ema import EmaConfig
-from sightline.engine.evaluation import EvaluateConfig
+from sightline.engine.evaluation import EvaluateConfig, refuse_unmeasured_loss
 from sightline.engine.log import LogConfig
 from sightline.engine.optim import OptimizerConfig
 from sightline.engine.retention import CheckpointConfig
@@ -103,6 +104,9 @@ class RunConfig(Config):
     ema: EmaConfig | None = None
     """Average of the weights that is evaluated and kept beside the live ones; none when left out."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    early_stopping: EarlyStoppingConfig | None = None
+    """End the run after so many evaluations (``patience``) without improvement (by more than ``min_delta``, of the
+    figure ``by``); never when left out."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
 
@@ -113,6 +117,12 @@ class RunConfig(Config):
                 f"give either epochs or steps, not both (epochs={self.epochs}, steps={self.steps}); "
                 "set the other one to null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _early_stopping_is_measured(self) -> Self:
+        if self.early_stopping is not None and self.early_stopping.by is not None:
+            refuse_unmeasured_loss("early_stopping.by.metric", self.early_stopping.by, measured=self.evaluate.loss)
         return self
 
     def without_effect(self) -> dict[str, str]:

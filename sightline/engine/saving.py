@@ -29,7 +29,7 @@ class Saver(Callback):
         self.logs: dict[str, MetricsLog] = {}
         self.saved_step = -1
         self._metrics: dict[str, float] = {}
-        self._evaluated_step = -1
+        self._evaluated_step = self._reported_step = -1
 
     def watch(self, callbacks: Sequence[Callback], *, logs: Mapping[str, MetricsLog]) -> None:
         """Keep the state of these callbacks and the lengths of these logs in every checkpoint."""
@@ -39,13 +39,15 @@ class Saver(Callback):
     def on_run_start(self, training: Training) -> None:
         """Get the memory for checkpoints; save if an evaluation that a stop had cut short was made up for just now."""
         self.writer.reserve(tensors_of(training))
-        if self._evaluated_step == training.step:
+        if self._reported_step == training.step == self.saved_step:
             self.saved_step = -1  # the checkpoint of this step lacks the figures
             self._save_if_due(training)
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
-        """Remember the figures for the checkpoint of this step."""
-        self._metrics, self._evaluated_step = dict(report.metrics), report.step
+        """Remember the figures for the checkpoint of this step; losses alone say nothing about the best one."""
+        self._reported_step = report.step
+        if not report.losses_only:
+            self._metrics, self._evaluated_step = dict(report.metrics), report.step
 
     def on_step_end(self, training: Training, report: StepReport) -> None:
         """Save if it is due. At the end of an epoch that happens after the evaluation."""

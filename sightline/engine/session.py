@@ -17,6 +17,7 @@ from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.checkpoint_reader import Checkpoint, find_checkpoints, newest_whole, set_aside
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.console import Console
+from sightline.engine.early_stop import EarlyStop
 from sightline.engine.ema import Ema
 from sightline.engine.evaluation import Evaluator
 from sightline.engine.finite import FiniteGuard
@@ -180,6 +181,10 @@ class Beat(Callback):
         """An evaluation may follow."""
         self.heartbeat.beat("evaluating", step=training.step, epoch=training.epoch)
 
+    def on_evaluation_start(self, training: Training) -> None:
+        """It may also stand in the middle of an epoch."""
+        self.heartbeat.beat("evaluating", step=training.step, epoch=training.epoch)
+
 
 def run_session(
     config: RunConfig,
@@ -216,12 +221,24 @@ def run_session(
     with stop.listening(), RunLock(run_dir), ExitStack() as stack:
         checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
         training, started = build_training(config, problem), None
+        early_stop = None
+        if config.early_stopping is not None:
+            early_stop = EarlyStop(config.early_stopping, config.evaluate.best, console.say)
+
+        def gave_up() -> bool:
+            return early_stop is not None and early_stop.is_over
+
         if checkpoint is not None:
             load_training(training, checkpoint)
-            if training.step >= training.plan.length.steps and _nothing_is_left(checkpoint, run_dir):
+            if early_stop is not None:
+                early_stop.load_state(checkpoint.state["callbacks"].get(EarlyStop.__name__, {}))
+            took_all = training.step >= training.plan.length.steps
+            if (took_all or gave_up()) and _nothing_is_left(checkpoint, run_dir):
+                why = "" if took_all or early_stop is None else f"; {early_stop.reason}"
+                longer = f"epochs={training.epoch * 2 or 2}" if took_all else "early_stopping=null"
                 raise RunError(
-                    f"{run_dir}: this run is finished ({training.step} steps, {training.epoch} epochs). "
-                    f"To train longer: sightline resume {run_dir} epochs={training.epoch * 2 or 2}"
+                    f"{run_dir}: this run is finished ({training.step} steps, {training.epoch} epochs{why}). "
+                    f"To train longer: sightline resume {run_dir} {longer}"
                 )
             for folder in set_aside(run_dir, after_step=checkpoint.step):
                 console.say(f"set aside {folder}: its steps are taken anew")
@@ -270,6 +287,7 @@ def run_session(
             eval_samples=config.log.eval_pictures,
         )
         every: list[Callback] = [beat, logger, console, result, gallery, trackers, *callbacks]
+        every += [early_stop] if early_stop is not None else []
         evaluator = None
         if eval_loader is not None:
             evaluator = Evaluator(
@@ -288,10 +306,12 @@ def run_session(
         try:
             for callback in every:
                 callback.on_run_start(training)
-            if evaluator is None or evaluator.cut_short is None:
-                outcome = train(training, loader, callbacks=every, should_stop=stop)
+            if (evaluator is None or evaluator.cut_short is None) and not gave_up():
+                outcome = train(training, loader, callbacks=every, should_stop=lambda: stop() or gave_up())
             if evaluator is not None and evaluator.cut_short is not None:
                 outcome = "stopped"
+            elif gave_up():
+                outcome = "done"
             saver.save(training, reason=outcome)
             writer.flush()
         except BaseException as error:
@@ -327,4 +347,5 @@ class _LastFigures(Callback):
         self.metrics: dict[str, float] = {}
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
-        self.metrics = dict(report.metrics)
+        if not report.losses_only:
+            self.metrics = dict(report.metrics)

@@ -89,6 +89,10 @@ class Picture:
 class Task(nn.Module):
     """All that training asks of a problem. A module, so that DDP and compile wrap it like any other."""
 
+    losses_need_training_mode: bool = False
+    """Whether ``forward`` gives losses in training mode alone, as torchvision's detectors do. Losses of validation
+    data are then measured in that mode, with running statistics in use but fixed and without dropout."""
+
     kept_in_eval: Sequence[nn.Module] = ()
     """Parts that stay in evaluation mode whatever the rest does: see ``freeze``."""
 

@@ -48,7 +48,9 @@ class TrackerGoneError(Exception):
 
 
 def tag_of(kind: str, name: str) -> str:
-    """``train/loss/box``, ``lr/decay``, ``metrics/AP``."""
+    """``train/loss/box``, ``val/loss/box``, ``lr/decay``, ``metrics/AP``."""
+    if kind == "eval" and name.partition("/")[0] == "loss":
+        return f"val/{name}"
     if kind == "eval":
         return f"metrics/{name}"
     return name if name.startswith("lr/") else f"train/{name}"
