@@ -26,7 +26,7 @@ from sightline.data.image_reader import ImageReader
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="cached-read")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks cached-read", description=__doc__)
     parser.add_argument("--data", type=Path, help="YOLO folder with data.yaml; default: drawn pictures")
     parser.add_argument("--image-size", type=int, default=640)
     parser.add_argument("--images", type=int, default=64)
@@ -84,3 +84,9 @@ def main(arguments: list[str]) -> None:
         images=len(annotations),
         rows=table,
     )
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

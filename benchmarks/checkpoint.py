@@ -109,3 +109,9 @@ def main(arguments: list[str]) -> None:
         peer_safe_cpu_ratio=ratio("peer_safe", 1),
         reserve_ms=round(1e3 * first, 1),
     )
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

@@ -85,7 +85,7 @@ def official(truths: TruthBoxes, detections: ScoredBoxes, num_images: int, num_c
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="coco-ap")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks coco-ap", description=__doc__)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--classes", type=int, default=80)
@@ -118,3 +118,9 @@ def main(arguments: list[str]) -> None:
         ap=float(results["ours"][0]),
         rows=table,
     )
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

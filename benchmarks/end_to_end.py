@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.startup import peer_version
 from benchmarks.timing import emit
 
 ROOT = Path(__file__).parents[1]
@@ -211,9 +212,8 @@ def main(arguments: list[str]) -> None:
         run_ours(options.data, options.out, options.image_size, options.batch_size, list(MODELS[options.child]))
         return
 
-    code = "from importlib.metadata import version; print(version('ultralytics'))"
-    found = subprocess.run([options.peer_python, "-c", code], capture_output=True, text=True, check=False)
-    if found.returncode:
+    peer = peer_version(options.peer_python)
+    if peer is None:
         print(f"end-to-end: {options.peer_python} has no ultralytics. Run: make bench-peers", file=sys.stderr)
         raise SystemExit(2)
     pythons = dict.fromkeys(options.rows.split(","), sys.executable) | {"peer": options.peer_python}
@@ -232,7 +232,7 @@ def main(arguments: list[str]) -> None:
         "end_to_end",
         figure=ratio(names[0], "cpu_s"),
         unit=f"of the peer's CPU seconds for a run of one epoch ({names[0]})",
-        peer=f"ultralytics {found.stdout.strip()}, yolo11n in fp32",
+        peer=f"ultralytics {peer}, yolo11n in fp32",
         goal="<= 0.60",
         rounds=options.rounds,
         data=options.data.name,

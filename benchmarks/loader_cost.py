@@ -112,7 +112,7 @@ def measure(rows: dict[str, Callable[[], None]], rounds: int) -> Samples:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="loader-cost")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks loader-cost", description=__doc__)
     parser.add_argument("--data", type=Path, help="YOLO folder with data.yaml; default: drawn pictures")
     parser.add_argument("--image-size", type=int, default=640)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -153,3 +153,9 @@ def main(arguments: list[str]) -> None:
         images=options.images,
         rows=table,
     )
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

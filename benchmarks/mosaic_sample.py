@@ -160,7 +160,7 @@ def measure(folder: Path, side: int, count: int, rounds: int) -> Samples:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="mosaic-sample")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks mosaic-sample", description=__doc__)
     parser.add_argument("--data", type=Path, help="YOLO folder with data.yaml; default: drawn pictures")
     parser.add_argument("--image-size", type=int, default=640)
     parser.add_argument("--samples", type=int, default=64, help="per round and row")
@@ -189,3 +189,7 @@ def main(arguments: list[str]) -> None:
         data="drawn" if options.data is None else options.data.name,
         rows=table,
     )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

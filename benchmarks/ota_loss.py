@@ -42,7 +42,7 @@ def batch(images: int, boxes: int, classes: int, size: int) -> tuple[list[Tensor
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks ota_loss", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks ota-loss", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--boxes", type=int, default=40, help="true boxes an image")

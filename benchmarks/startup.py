@@ -119,7 +119,7 @@ def rows(folder: Path, out: Path, peer_python: str | None) -> dict[str, list[str
 
 
 def peer_version(python: str) -> str | None:
-    """Version of the peer that an interpreter has."""
+    """Version of the peer that an interpreter has; None where it has none."""
     code = "from importlib.metadata import version; print(version('ultralytics'))"
     found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     return found.stdout.strip() or None

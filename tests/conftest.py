@@ -1,12 +1,15 @@
 """Where the recorded numbers and the small real data sets are, and one thread for equal bits."""
 
+import io
 import os
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+
+from sightline.engine.console import Console
 
 ROOT = Path(__file__).parent.parent
 ORACLES = Path(os.environ.get("SIGHTLINE_ORACLES", ROOT.parent / "shared" / "oracles"))
@@ -15,8 +18,9 @@ DATA = Path(os.environ.get("SIGHTLINE_DATA", ROOT.parent / "shared" / "data"))
 torch.set_num_threads(1)
 cv2.setNumThreads(1)  # its pool of threads would hang the children that tests fork
 
-settings.register_profile("same", derandomize=True)
-settings.register_profile("search", derandomize=False, max_examples=2000, deadline=None)
+# The clock of a busy machine is no reason to fail.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", settings.get_profile("same"), derandomize=False, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))  # the same examples for everybody; or look for more
 
 
@@ -34,6 +38,11 @@ def dataset(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"data set missing: {name} (set SIGHTLINE_DATA)")
     return path
+
+
+def quiet() -> Console:
+    """A console whose words nobody sees."""
+    return Console(io.StringIO(), is_terminal=False)
 
 
 def pytest_collection_modifyitems(items):

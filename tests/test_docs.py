@@ -100,6 +100,21 @@ def test_pages_and_pictures_are_there():
     assert sum(path.stat().st_size for path in (DOCS / "pictures").iterdir()) < 300_000
 
 
+def test_the_tests_of_this_file_find_what_they_look_at():
+    text = "".join(map(prose, PAGES))
+    assert sum(len(list(commands(page, "sightline"))) for page in PAGES) > 50
+    assert sum(code.partition("=")[0] in keys_of_all_recipes() for code in INLINE.findall(text)) > 50
+    assert len(LINK.findall(text)) > 50
+    assert all(any(blocks(page, language) for page in PAGES) for language in ("sh", "text", "yaml", "python"))
+
+
+@EVERY_PAGE
+def test_code_in_sentences_ends_on_its_line(page):
+    # What runs over the end of a line is found by none of the tests here.
+    for line in prose(page).splitlines():
+        assert line.count("`") % 2 == 0, line
+
+
 @pytest.fixture
 def with_data(tmp_path, monkeypatch):
     """A folder in which the data sets that the pages speak of exist."""
@@ -117,7 +132,7 @@ def test_commands_are_what_the_command_line_takes(page):
         name, changes = options.get("recipe"), options.get("changes") or []
         if name is not None and "=" in name:
             name, changes = None, [name, *changes]
-        if "momentun" in line:  # the page shows what is said about it
+        if "momentun" in line:  # a mistake that is shown with its error, see below
             continue
         if name is not None and is_placeholder(name):
             continue
@@ -125,6 +140,15 @@ def test_commands_are_what_the_command_line_takes(page):
             api.resolve(name, changes, data=options.get("data"))
         elif changes:  # of a run or a file, which is not there
             api.resolve(KEY_RECIPE, changes)
+
+
+def test_errors_on_the_pages_are_those_that_are_said():
+    shown = re.findall(r"^\$ sightline train (.*)\nerror: (.*)$", "\n".join(p.read_text() for p in PAGES), re.MULTILINE)
+    assert shown
+    for line, error in shown:
+        recipe_name, *changes = words(line)
+        with pytest.raises(UserError, match=re.escape(error)):
+            api.resolve(recipe_name, changes)
 
 
 def test_every_command_is_shown():
@@ -222,6 +246,23 @@ def test_the_site_lists_every_page_once():
     assert yaml.safe_load((ROOT / "mkdocs.yml").read_text())["docs_dir"] == "docs"
 
 
+def names_in_table(page, head):
+    """Names in the first column of the table with this head."""
+    (table,) = re.findall(rf"^\| {re.escape(head)} \|\n\| --- .*\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE)
+    return [name for row in table.splitlines() for name in INLINE.findall(row.split(" | ")[0])]
+
+
+def test_every_recipe_is_told():
+    assert names_in_table(DOCS / "2d-detection.md", "Recipe | What it is") == list(RECIPES)
+
+
+def test_every_room_is_told():
+    package = ROOT / "sightline"
+    rooms = {f"sightline/{path.name}" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    head = "Room | Knows | Has never heard of | May import"
+    assert set(names_in_table(DOCS / "architecture.md", head)) == rooms
+
+
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
     """A run with everything in it, as small as can be."""
@@ -237,10 +278,9 @@ def finished_run(tmp_path_factory):
     return result.run_dir
 
 
-def names_in_table(page, head):
-    """Names in the first column of the table with this head."""
-    (table,) = re.findall(rf"^\| {re.escape(head)} \|\n\| --- .*\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE)
-    return [name for row in table.splitlines() for name in INLINE.findall(row.split(" | ")[0])]
+def test_every_figure_of_an_evaluation_is_told(finished_run):
+    figures = json.loads((finished_run / "evaluation.json").read_text())["figures"]
+    assert names_in_table(DOCS / "2d-detection.md", "Figure | Meaning") == list(figures)
 
 
 def test_the_page_of_the_run_folder_tells_every_file(finished_run):
@@ -264,7 +304,8 @@ def test_the_page_of_the_run_folder_tells_every_file(finished_run):
 def test_the_page_of_the_run_folder_tells_every_field(finished_run, file):
     text = (DOCS / "run-folder.md").read_text()
     (content,) = (path.read_text() for path in finished_run.rglob(file))
-    objects = map(json.loads, content.splitlines()) if file.endswith(".jsonl") else [json.loads(content)]
+    objects = [json.loads(line) for line in content.splitlines()] if file.endswith(".jsonl") else [json.loads(content)]
+    objects += [part for one in objects for name in ("sessions", "classes", "faults") for part in one.get(name, ())]
     fields = {field for one in objects for field in one} - {"sha256"}
     assert fields
     assert not [field for field in fields if f"`{field}`" not in text]

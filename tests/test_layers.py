@@ -32,7 +32,7 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import; write the full name"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name.removeprefix("sightline.") for name in found if name.startswith("sightline.")}
+    return {name.removeprefix("sightline.") for name in found if f"{name}.".startswith("sightline.")}
 
 
 def test_imports_point_one_way():

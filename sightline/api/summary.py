@@ -20,6 +20,7 @@ def start_summary(config: RunConfig, problem: Problem, training: Training, run_d
     data, *splits = _data(config, problem)
     rows = [
         ("model", _model(config, training)),
+        *_frozen(config, training),
         ("data", data),
         *(("", split) for split in splits),
         ("device", _device(config, training)),
@@ -40,6 +41,14 @@ def _model(config: RunConfig, training: Training) -> str:
         detector: Any = training.task.detector
         text += f", {convolution_gflops(detector, size):.3g} GFLOPs at {size} x {size}"
     return text
+
+
+def _frozen(config: RunConfig, training: Training) -> list[tuple[str, str]]:
+    from sightline.engine.freeze import describe_frozen
+
+    frozen = describe_frozen(training.task)
+    as_it_was = " as initialised (weights=null)" if config.weights is None else ""
+    return [("frozen", frozen + as_it_was)] if frozen else []
 
 
 def convolution_gflops(detector: nn.Module, image_size: int) -> float:

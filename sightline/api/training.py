@@ -110,10 +110,15 @@ def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | Non
     from sightline.engine.run_folder import existing_run
     from sightline.engine.session import joined, settle
 
-    for change in map(parse_change, changes):
-        if change.key == "weights":
-            raise ConfigError(f"{change.origin}: weights has no effect: a resumed run has its own. Leave it out.")
     run_dir = existing_run(Path(run).expanduser())
+    for text in changes:
+        change = parse_change(text)
+        if change.key in ("weights", "partial_weights", "freeze"):
+            raise ConfigError(
+                f"{change.origin}: {change.key} has no effect on a run that goes on: its weights, and which of them it "
+                "trains, are its own. Leave it out, or start a new run:\n"
+                f"  sightline train --from {quote(str(run_dir))} {quote(text)}"
+            )
     config = settle(read_config(run_dir, changes))
     if not changes and _lacks_its_report(run_dir):
         return _with_report(_what_is_written(run_dir, 0), _console(console, ALONE))
@@ -233,6 +238,7 @@ def open_problem(config: RunConfig, device: torch.device, console: Console, shar
     import torch
 
     from sightline.engine.precision import set_deterministic
+    from sightline.engine.trackers.following import check_trackers
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -240,6 +246,7 @@ def open_problem(config: RunConfig, device: torch.device, console: Console, shar
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data = getattr(getattr(config, "data", None), "path", None)
+    check_trackers(config.log, data=data)
     with console.working("reading the data" if data is not None else "rendering the built-in world at its first use"):
         return config.open(share=share)
 

@@ -1,6 +1,6 @@
 """Callbacks watch a run: they log, evaluate, save, draw and ask for a stop. They never change the mathematics.
 
-Five moments are enough: run start, step end, epoch end, evaluation end, run end. At each moment the
+Six moments are enough: run start, step end, epoch end, evaluation start and end, run end. At each moment the
 callbacks are called in the order of their list.
 """
 
@@ -40,12 +40,17 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Figures of one evaluation; ``details`` holds JSON-able tables and curves."""
+    """Figures of one evaluation; ``details`` holds JSON-able tables and curves.
+
+    Losses of the validation data, where they were measured, stand among the figures as ``loss`` and ``loss/NAME``.
+    """
 
     step: int
     epoch: int
     metrics: Mapping[str, float]
     details: Mapping[str, Any] = field(default_factory=dict)
+    losses_only: bool = False
+    """Nothing was predicted: the figures are losses, and there are no details."""
 
 
 class Callback:
@@ -65,6 +70,9 @@ class Callback:
 
     def on_epoch_end(self, training: Training, epoch: int) -> None:
         """After the last step of ``epoch``."""
+
+    def on_evaluation_start(self, training: Training) -> None:
+        """Before an evaluation; one that makes way for a stop has no end."""
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
         """After an evaluation."""

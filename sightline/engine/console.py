@@ -110,9 +110,16 @@ class Console(Callback):
             where = f"epoch {row.epoch + 1}/{self._epochs} step {row.step}/{self._total_steps}"
             self.say(f"{where}  {self._text(digits=4)}")
 
+    def on_evaluation_start(self, training: Training) -> None:
+        """One in the middle of an epoch takes its time too."""
+        if not training.ends_epoch:
+            self._show(training.step, training.epoch, "evaluating ...")
+
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
         """A line with the figures."""
         names = [name for name in self._headline if name in report.metrics] or list(report.metrics)
+        if "loss" in report.metrics and "loss" not in names:
+            names.append("loss")
         shown = [f"{name} {report.metrics[name]:.3f}" for name in names]
         self.say(f"epoch {report.epoch + 1}/{self._epochs} step {report.step}  evaluated: {'  '.join(shown)}")
 

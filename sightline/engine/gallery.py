@@ -68,6 +68,8 @@ class Gallery(Callback):
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
         """Write tables and curves; the next evaluation draws anew."""
+        if report.losses_only:
+            return
         self._drawn = 0
         self._write_captions()
         write_evaluation(self.run_dir / EVALUATION_FILE, report)

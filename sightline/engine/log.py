@@ -11,21 +11,22 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from sightline.config.base import Config
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.loop import Training
+from sightline.engine.trackers.config import MlflowConfig, TrackerName, WandbConfig
 
 
 class LogConfig(Config):
     """What is written down, and how often."""
 
     every_steps: PositiveInt = 10
-    """Optimizer steps per row of metrics.jsonl and TensorBoard, and per line when the output is piped."""
-    tensorboard: bool = True
-    """Write TensorBoard event files into the run folder."""
+    """Optimizer steps per row of metrics.jsonl and the trackers, and per line when the output is piped."""
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    """Where rows go besides metrics.jsonl: any of tensorboard, csv, mlflow, wandb. None can stop or slow a run."""
     train_pictures: NonNegativeInt = 3
     """Draw so many of the first training batches."""
     eval_pictures: NonNegativeInt = 8
@@ -34,6 +35,19 @@ class LogConfig(Config):
     """Measure and log the gradient norm even where it is not clipped."""
     heartbeat_seconds: float = Field(1.0, gt=0)
     """Least time between two writes of status.json."""
+    mlflow: MlflowConfig = MlflowConfig()
+    wandb: WandbConfig = WandbConfig()
+
+    @field_validator("trackers")
+    @classmethod
+    def _each_once(cls, trackers: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
+        if len(set(trackers)) < len(trackers):
+            raise ValueError(f"names a tracker twice: {', '.join(trackers)}")
+        return trackers
+
+    def without_effect(self) -> dict[str, str]:
+        """Settings of trackers that the run does not have."""
+        return {name: f"log.trackers does not name {name}" for name in ("mlflow", "wandb") if name not in self.trackers}
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ class LogRow:
 
 
 class Sink(Protocol):
-    """Takes rows: a file, TensorBoard, the console."""
+    """Takes rows: a file, the trackers, the console."""
 
     def write(self, row: LogRow) -> None:
         """Take one row."""
@@ -145,6 +159,13 @@ class Logger(Callback):
 
     def on_epoch_end(self, training: Training, epoch: int) -> None:
         """What follows until the next step is no training time."""
+        self._pause()
+
+    def on_evaluation_start(self, training: Training) -> None:
+        """Nor is an evaluation in the middle of an epoch."""
+        self._pause()
+
+    def _pause(self) -> None:
         now = time.perf_counter()
         self._busy_seconds += now - self._since
         self._since = now

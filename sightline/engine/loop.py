@@ -18,6 +18,7 @@ from sightline.engine.precision import Precision
 from sightline.engine.processes import ALONE, Processes
 from sightline.engine.schedule import Progress, Schedule
 from sightline.engine.seed import reseed
+from sightline.engine.stopwatch import OFF, Stopwatch
 from sightline.engine.task import Loader, Task
 
 
@@ -63,6 +64,7 @@ def train(
     *,
     callbacks: Sequence[Callback] = (),
     should_stop: Callable[[], bool] = lambda: False,
+    stopwatch: Stopwatch = OFF,
 ) -> str:
     """Take steps from where ``training`` stands to the end of the run, or until ``should_stop``.
 
@@ -76,16 +78,19 @@ def train(
     window: list[tuple[Mapping[str, Tensor], float]] = []
     sample_ids: tuple[int, ...] = ()
     num_samples = 0
-    for fetched in loader.iterate(epoch=t.iteration // per_epoch, index=t.iteration % per_epoch, epochs=length.epochs):
+    batches = loader.iterate(epoch=t.iteration // per_epoch, index=t.iteration % per_epoch, epochs=length.epochs)
+    for fetched in stopwatch.waiting_for(batches):
         if t.step >= length.steps:
             break
         batch = fetched.batch.to(t.device)
         part = t.plan.at(t.iteration)
+        stopwatch.lap("forward")
         reseed(t.device, t.seed, t.iteration, processes.share.rank)
         with processes.gradients_meet(t.module, now=part.ends_window):
             with precision.autocast():
                 losses = t.module(batch)
             losses = processes.whole_batch(losses, len(batch), of=part.samples, is_whole=t.task.losses_are_whole)
+            stopwatch.lap("backward")
             precision.backward(losses, part.weight)
         window.append((processes.mean(losses), part.weight))
         sample_ids += tuple(fetched.batch.sample_ids)
@@ -94,6 +99,7 @@ def train(
         if not part.ends_window:
             continue
 
+        stopwatch.lap("optimizer")
         gradients = t.optimizer.gradients()
         overflow = precision.unscale(gradients)
         norm = clip_grad_norm(gradients, t.max_grad_norm) if measures_norm else None
@@ -110,12 +116,13 @@ def train(
 
         report = StepReport(t.step, fetched.epoch, _mean_losses(window), norm, values, sample_ids, num_samples)
         window, sample_ids, num_samples = [], (), 0
+        stopwatch.lap("callbacks")
         for callback in callbacks:
             callback.on_step_end(t, report)
         if t.ends_epoch or t.step >= length.steps:
             for callback in callbacks:
                 callback.on_epoch_end(t, fetched.epoch)
-        if processes.any_asks(should_stop()) and t.step < length.steps:
+        if should_stop() and t.step < length.steps:
             return "stopped"
     return "done"
 

@@ -146,13 +146,21 @@ def cut_back_to_step(path: Path, step: int) -> int:
     return cut_back_to_length(path, length)
 
 
-def read_rows(path: Path) -> Iterator[MetricRow]:
+def read_rows(path: Path, *, length: int | None = None) -> Iterator[MetricRow]:
     """The rows of a log in order. A half line at the end, as a kill leaves it, is no row.
+
+    Args:
+        path: The log.
+        length: Only the rows within so many bytes; all of them without.
 
     Raises:
         RunError: A line is no row; names file and line.
     """
-    for _, row in _lines(path):
+    read = 0
+    for size, row in _lines(path):
+        read += size
+        if length is not None and read > length:
+            return
         yield row
 
 

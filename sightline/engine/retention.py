@@ -156,12 +156,28 @@ def improvements(new: Saved, before: Sequence[Saved], meanings: Sequence[BestBy]
     if not new.metrics:
         return ()
     for by in meanings:
-        if _name(by, new.metrics) not in new.metrics:
-            raise ConfigError(
-                f"best checkpoint: no metric {by.metric!r} in the evaluation."
-                f"{did_you_mean(by.metric or '', new.metrics)} There are: {', '.join(new.metrics)}."
-            )
+        figure_of(by, new.metrics, what="best checkpoint")
     return tuple(_note(by, new) for by in meanings if ranked([*before, new], by)[:1] == [new])
+
+
+def figure_of(by: BestBy, metrics: Mapping[str, float], *, what: str) -> tuple[str, float]:
+    """Name and value of the figure that decides.
+
+    Args:
+        by: Which one.
+        metrics: Those of an evaluation.
+        what: What it decides, for the message.
+
+    Raises:
+        ConfigError: The evaluation has no such figure.
+    """
+    name = _name(by, metrics)
+    if name not in metrics:
+        raise ConfigError(
+            f"{what}: no metric {by.metric!r} in the evaluation."
+            f"{did_you_mean(by.metric or '', metrics)} There are: {', '.join(metrics)}."
+        )
+    return name, metrics[name]
 
 
 def kept_steps(

@@ -13,8 +13,9 @@ from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveFl
 from sightline.config.base import Config
 from sightline.config.override import expand_path
 from sightline.engine.accumulation import AccumulationConfig
+from sightline.engine.early_stop import EarlyStoppingConfig
 from sightline.engine.ema import EmaConfig
-from sightline.engine.evaluation import EvaluateConfig
+from sightline.engine.evaluation import EvaluateConfig, refuse_unmeasured_loss
 from sightline.engine.log import LogConfig
 from sightline.engine.optim import OptimizerConfig
 from sightline.engine.processes import WHOLE, Share
@@ -30,6 +31,10 @@ def _known_device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
         raise ValueError(f"no device {name!r}; give auto, cpu, cuda, cuda:0 (the first GPU), cuda:1, ... or mps")
     return name
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,11 @@ class RunConfig(Config):
     """Threads or processes that prepare batches; 0 prepares them in the training thread."""
     weights: PathText | None = None
     """Start from the weights of this run, checkpoint or safetensors file, as far as names and shapes fit."""
+    partial_weights: bool = False
+    """Of weights with another shape, copy the leading part that file and model both have."""
+    freeze: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    """Patterns on parameter names, such as ``detector.network.layers.[0-9].*``: what they fit is not trained, and the
+    running statistics of its normalisation layers stand still."""
     limit_batches: PositiveInt | None = None
     """Use only so many training and evaluation batches per epoch: a quick run through the whole path."""
     max_grad_norm: PositiveFloat | None = None
@@ -99,6 +109,9 @@ class RunConfig(Config):
     ema: EmaConfig | None = None
     """Average of the weights that is evaluated and kept beside the live ones; none when left out."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    early_stopping: EarlyStoppingConfig | None = None
+    """End the run after so many evaluations (``patience``) without improvement (by more than ``min_delta``, of the
+    figure ``by``); never when left out."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
 
@@ -111,6 +124,12 @@ class RunConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _early_stopping_is_measured(self) -> Self:
+        if self.early_stopping is not None and self.early_stopping.by is not None:
+            refuse_unmeasured_loss("early_stopping.by.metric", self.early_stopping.by, measured=self.evaluate.loss)
+        return self
+
     def without_effect(self) -> dict[str, str]:
         """Settings of an average that there is none of, or of a nominal batch."""
         idle = {}
@@ -120,6 +139,8 @@ class RunConfig(Config):
             idle["device"] = f"devices={self.devices} gives every process a device of its own; say cpu or cuda"
         if self.optimizer.decay_follows_batch and self.accumulation.nominal_batch_size is None:
             idle["optimizer.decay_follows_batch"] = "there is no accumulation.nominal_batch_size"
+        if self.weights is None:
+            idle["partial_weights"] = "there are no weights to start from (weights=null)"
         return idle
 
     def open(self, *, training: bool = True, share: Share = WHOLE) -> Problem:

@@ -182,6 +182,11 @@ def redacted(command: Iterable[str]) -> list[str]:
     return clean
 
 
+def is_secret(name: str) -> bool:
+    """Whether an environment variable, option or key of this name is held in confidence."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def git_commit(folder: Path) -> str | None:
     """Commit that is checked out where ``folder`` lies, read from git's files; None outside a checkout.
 
@@ -228,7 +233,7 @@ def _is_commit(text: str) -> bool:
 
 def _allowed(environment: Mapping[str, str]) -> dict[str, str]:
     found = {name: environment[name] for name in sorted(environment) if ENVIRONMENT.fullmatch(name)}
-    return {name: "***" if _SECRET_NAME.search(name) else redacted([value])[0] for name, value in found.items()}
+    return {name: "***" if is_secret(name) else redacted([value])[0] for name, value in found.items()}
 
 
 def _versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch
 from sightline.config.errors import RunError
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.checkpoint import CheckpointState
-from sightline.engine.checkpoint_reader import Checkpoint, load_tensor_file, load_tensors, open_checkpoint
+from sightline.engine.checkpoint_reader import Checkpoint, load_tensors
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.copying import copy_exactly
 from sightline.engine.loop import Training
@@ -19,7 +19,6 @@ from sightline.engine.metrics_log import MetricsLog
 from sightline.engine.processes import Processes
 from sightline.engine.retention import CheckpointConfig
 from sightline.engine.save_schedule import SaveSchedule
-from sightline.engine.task import Task
 
 
 class Saver(Callback):
@@ -32,7 +31,7 @@ class Saver(Callback):
         self.logs: dict[str, MetricsLog] = {}
         self.saved_step = -1
         self._metrics: dict[str, float] = {}
-        self._evaluated_step = -1
+        self._evaluated_step = self._reported_step = -1
 
     def watch(self, callbacks: Sequence[Callback], *, logs: Mapping[str, MetricsLog]) -> None:
         """Keep the state of these callbacks and the lengths of these logs in every checkpoint."""
@@ -42,13 +41,15 @@ class Saver(Callback):
     def on_run_start(self, training: Training) -> None:
         """Get the memory for checkpoints; save if an evaluation that a stop had cut short was made up for just now."""
         self.writer.reserve(tensors_of(training))
-        if self._evaluated_step == training.step:
+        if self._reported_step == training.step == self.saved_step:
             self.saved_step = -1  # the checkpoint of this step lacks the figures
             self._save_if_due(training)
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
-        """Remember the figures for the checkpoint of this step."""
-        self._metrics, self._evaluated_step = dict(report.metrics), report.step
+        """Remember the figures for the checkpoint of this step; losses alone say nothing about the best one."""
+        self._reported_step = report.step
+        if not report.losses_only:
+            self._metrics, self._evaluated_step = dict(report.metrics), report.step
 
     def on_step_end(self, training: Training, report: StepReport) -> None:
         """Save if it is due. At the end of an epoch that happens after the evaluation."""
@@ -156,35 +157,3 @@ def _spread(training: Training, processes: Processes) -> None:
     tensors = {id(tensor): tensor for group in tensors_of(training).values() for tensor in group.values()}
     processes.spread(list(tensors.values()))
     training.module = processes.join(training.task, training.device)
-
-
-def start_from_weights(task: Task, path: Path) -> str:
-    """Copy the tensors of a run, checkpoint or safetensors file that fit by name and shape.
-
-    Averaged weights are preferred to live ones.
-
-    Returns:
-        One line for the user: how many were copied, and which were not.
-
-    Raises:
-        RunError: If the file cannot be read, or nothing in it fits.
-    """
-    if path.is_file() and path.name not in ("latest", "best"):
-        tensors = load_tensor_file(path)
-    else:
-        checkpoint = open_checkpoint(path)
-        group = "ema" if "ema.safetensors" in checkpoint.manifest.files else "model"
-        tensors = load_tensors(checkpoint, group)[group]
-    own = task.state_dict()
-    fits = [name for name, tensor in own.items() if name in tensors and tensors[name].shape == tensor.shape]
-    if not fits:
-        raise RunError(
-            f"{path}: none of its {len(tensors)} tensors fits this model ({len(own)} tensors). "
-            "It holds weights of another model; give weights of the same family, or leave weights out."
-        )
-    with torch.no_grad():
-        for name in fits:
-            own[name].copy_(tensors[name])
-    new = [name for name in own if name not in set(fits)]
-    shown = f"; new: {', '.join(new[:4])}{' ...' if len(new) > 4 else ''}" if new else ""
-    return f"weights of {path}: {len(fits)} of {len(own)} tensors copied{shown}"

@@ -18,9 +18,11 @@ from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.checkpoint_reader import Checkpoint, find_checkpoints, newest_whole, set_aside
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.console import Console
+from sightline.engine.early_stop import EarlyStop
 from sightline.engine.ema import Ema
-from sightline.engine.evaluation import Evaluator
+from sightline.engine.evaluation import EvaluateConfig, Evaluator
 from sightline.engine.finite import FiniteGuard
+from sightline.engine.freeze import freeze
 from sightline.engine.gallery import Gallery
 from sightline.engine.launch import Launch, find_launch
 from sightline.engine.limited_loader import limited
@@ -34,13 +36,14 @@ from sightline.engine.processes import ALONE, JoinedProcesses, Processes
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.run_folder import is_run
 from sightline.engine.run_record import read_record
-from sightline.engine.saving import Saver, follow, lead, load_callbacks, load_training, start_from_weights
+from sightline.engine.saving import Saver, follow, lead, load_callbacks, load_training
 from sightline.engine.schedule import Schedule
+from sightline.engine.start_weights import start_from_weights
 from sightline.engine.status import Heartbeat
 from sightline.engine.stop import StopRequest
 from sightline.engine.sync_batch_norm import has_batch_norm, synchronise_batch_norm
 from sightline.engine.task import Loader
-from sightline.engine.tensorboard import TensorBoardSink
+from sightline.engine.trackers.following import open_trackers
 
 C = TypeVar("C", bound=RunConfig)
 Outcome = Literal["done", "stopped"]
@@ -175,6 +178,7 @@ def build_training(
             )
     if config.channels_last:
         to_channels_last(task)
+    frozen = freeze(task, config.freeze)
     optimizer = build_optimizer(config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.batch_size))
     if config.compile:
         for module in task.modules_to_compile():
@@ -197,7 +201,7 @@ def build_training(
         guard=FiniteGuard(config.on_nonfinite, device=device, buffers=list(task.buffers())),
         device=device,
         seed=config.seed,
-        ema=Ema(config.ema, task) if config.ema is not None else None,
+        ema=Ema(config.ema, task, constant=frozen) if config.ema is not None else None,
         max_grad_norm=config.max_grad_norm,
         measure_grad_norm=config.log.grad_norm,
     )
@@ -247,6 +251,10 @@ class Beat(Callback):
         """An evaluation may follow."""
         self.heartbeat.beat("evaluating", step=training.step, epoch=training.epoch)
 
+    def on_evaluation_start(self, training: Training) -> None:
+        """It may also stand in the middle of an epoch."""
+        self.heartbeat.beat("evaluating", step=training.step, epoch=training.epoch)
+
 
 def run_session(
     config: RunConfig,
@@ -284,20 +292,37 @@ def run_session(
     loader = limited(problem.train_loader, config.limit_batches)
     eval_loader = None if problem.eval_loader is None else limited(problem.eval_loader, config.limit_batches)
     stop = StopRequest(console.say)
+    early_stop = None
+    if config.early_stopping is not None:
+        early_stop = EarlyStop(config.early_stopping, config.evaluate.best, console.say)
+
+    def gave_up() -> bool:
+        return early_stop is not None and early_stop.is_over
+
+    def should_stop() -> bool:
+        return gave_up() or processes.any_asks(stop())
+
     if not processes.is_first:
         with stop.listening():
             training = build_training(config, problem, processes, device)
             follow(training, processes)
-            return _follow(config, training, loader, eval_loader, callbacks, stop)
+            own = [callback for callback in callbacks if callback.in_every_process]
+            own += [early_stop] if early_stop is not None else []
+            return _follow(training, config.evaluate, loader, eval_loader, own, stop, should_stop)
     with stop.listening(), RunLock(run_dir), ExitStack() as stack:
         checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
-        training = build_training(config, problem, processes, device)
+        training, started = build_training(config, problem, processes, device), None
         if checkpoint is not None:
             load_training(training, checkpoint)
-            if training.step >= training.plan.length.steps and _nothing_is_left(checkpoint, run_dir):
+            if early_stop is not None:
+                early_stop.load_state(checkpoint.state["callbacks"].get(EarlyStop.__name__, {}))
+            took_all = training.step >= training.plan.length.steps
+            if (took_all or gave_up()) and _nothing_is_left(checkpoint, run_dir):
+                why = "" if took_all or early_stop is None else f"; {early_stop.reason}"
+                longer = f"epochs={training.epoch * 2 or 2}" if took_all else "early_stopping=null"
                 raise RunError(
-                    f"{run_dir}: this run is finished ({training.step} steps, {training.epoch} epochs). "
-                    f"To train longer: sightline resume {run_dir} epochs={training.epoch * 2 or 2}"
+                    f"{run_dir}: this run is finished ({training.step} steps, {training.epoch} epochs{why}). "
+                    f"To train longer: sightline resume {run_dir} {longer}"
                 )
             for folder in set_aside(run_dir, after_step=checkpoint.step):
                 console.say(f"set aside {folder}: its steps are taken anew")
@@ -311,12 +336,13 @@ def run_session(
             for name in (METRICS_FILE, TIMING_FILE):
                 cut_back_to_length(run_dir / name, 0)
         if checkpoint is None and config.weights is not None:
-            console.say(start_from_weights(training.task, config.weights))
-            if training.ema is not None:
-                training.ema.load(training.task.state_dict(), updates=0)
+            started = start_from_weights(training, config.weights, partly=config.partial_weights)
+            console.say(str(started))
         lead(training, checkpoint, processes)
 
         on_start(training)
+        if started is not None:
+            started.write(run_dir)
         metrics_log = stack.enter_context(MetricsLog(run_dir / METRICS_FILE))
         timing_log = stack.enter_context(MetricsLog(run_dir / TIMING_FILE))
         writer = stack.enter_context(
@@ -333,10 +359,9 @@ def run_session(
         )
         beat, result = Beat(heartbeat), _LastFigures()
         sinks: list[Sink] = [_LogSink(metrics_log, timing_log), console, beat]
-        if config.log.tensorboard:
-            sinks.append(
-                stack.enter_context(TensorBoardSink(run_dir, purge_step=training.step + 1 if resume else None))
-            )
+        trackers = open_trackers(config, run_dir, log=metrics_log, from_step=training.step if resume else None)
+        trackers.tell = console.say
+        sinks.append(trackers)
         logger = Logger(config.log, sinks)
         saver = Saver(writer, config.checkpoint, run_dir)
         gallery = Gallery(
@@ -346,11 +371,17 @@ def run_session(
             train_batches=config.log.train_pictures,
             eval_samples=config.log.eval_pictures,
         )
-        every: list[Callback] = [beat, logger, console, result, gallery, *callbacks]
+        every: list[Callback] = [beat, logger, console, result, gallery, trackers, *callbacks]
+        every += [early_stop] if early_stop is not None else []
         evaluator = None
         if eval_loader is not None:
             evaluator = Evaluator(
-                config.evaluate, eval_loader, [*every, saver], on_batch=gallery.on_batch, should_stop=stop
+                config.evaluate,
+                eval_loader,
+                [*every, saver],
+                on_batch=gallery.on_batch,
+                should_stop=stop,
+                agree=processes.tell,
             )
             every.append(evaluator)
         every.append(saver)
@@ -365,10 +396,12 @@ def run_session(
         try:
             for callback in every:
                 callback.on_run_start(training)
-            if evaluator is None or evaluator.cut_short is None:
-                outcome = train(training, loader, callbacks=every, should_stop=stop)
+            if (evaluator is None or evaluator.cut_short is None) and not gave_up():
+                outcome = train(training, loader, callbacks=every, should_stop=should_stop)
             if evaluator is not None and evaluator.cut_short is not None:
                 outcome = "stopped"
+            elif gave_up():
+                outcome = "done"
             saver.save(training, reason=outcome)
             writer.flush()
             processes.wait()
@@ -389,30 +422,34 @@ def run_session(
 
 
 def _follow(
-    config: RunConfig,
     training: Training,
+    evaluate: EvaluateConfig,
     loader: Loader,
     eval_loader: Loader | None,
     callbacks: Sequence[Callback],
     stop: StopRequest,
+    should_stop: Callable[[], bool],
 ) -> SessionResult:
     """What a process does that is not the first: its share of every step and evaluation, and nothing else."""
-    result = _LastFigures()
-    every: list[Callback] = [result, *(callback for callback in callbacks if callback.in_every_process)]
+    processes, result = training.processes, _LastFigures()
+    every: list[Callback] = [result, *callbacks]
     evaluator = None
     if eval_loader is not None:
-        evaluator = Evaluator(config.evaluate, eval_loader, every, should_stop=stop)
+        evaluator = Evaluator(evaluate, eval_loader, every, should_stop=stop, agree=processes.tell)
         every = [*every, evaluator]
-    load_callbacks(every, training.processes.tell(None))
+    load_callbacks(every, processes.tell(None))
     outcome = "failed"
     try:
         for callback in every:
             callback.on_run_start(training)
         if evaluator is None or evaluator.cut_short is None:
-            outcome = train(training, loader, callbacks=every, should_stop=stop)
+            is_over = any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop))
+            outcome = "done" if is_over else train(training, loader, callbacks=every, should_stop=should_stop)
         if evaluator is not None and evaluator.cut_short is not None:
             outcome = "stopped"
-        training.processes.wait()
+        elif any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop)):
+            outcome = "done"
+        processes.wait()
     finally:
         for callback in every:
             callback.on_run_end(training, outcome)
@@ -439,4 +476,5 @@ class _LastFigures(Callback):
         self.metrics: dict[str, float] = {}
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
-        self.metrics = dict(report.metrics)
+        if not report.losses_only:
+            self.metrics = dict(report.metrics)

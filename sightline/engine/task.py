@@ -100,6 +100,20 @@ class Task(nn.Module):
     by the engine. True: the task multiplies every mean by its ``ops.process_shares.share_weights``, because it is a
     mean over boxes or points; the mean over all processes is then the loss of the whole batch."""
 
+    losses_need_training_mode: bool = False
+    """Whether ``forward`` gives losses in training mode alone, as torchvision's detectors do. Losses of validation
+    data are then measured in that mode, with running statistics in use but fixed and without dropout."""
+
+    kept_in_eval: Sequence[nn.Module] = ()
+    """Parts that stay in evaluation mode whatever the rest does: see ``freeze``."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode, but for the parts that are kept in evaluation mode."""
+        super().train(mode)
+        for part in self.kept_in_eval:
+            part.eval()
+        return self
+
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Weighted scalar losses by name, with gradients; their sum is minimised.
 

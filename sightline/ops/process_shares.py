@@ -19,12 +19,12 @@ def share_weights(counts: Tensor) -> Tensor | None:
         counts: (k,) how many things each of k means is a mean of, on the device that the processes talk over.
 
     Returns:
-        (k,) float32, ``count * processes / sum of the counts of all processes``, 0 where no process has any; None in
+        (k,) float64, ``count * processes / sum of the counts of all processes``, 0 where no process has any; None in
         a single process, where every weight is 1.
     """
     if _is_alone():
         return None
-    own = counts.detach().to(torch.float32)
+    own = counts.detach().to(torch.float64)
     total = own.clone()
     dist.all_reduce(total)
     return own * dist.get_world_size() / total.clamp(min=1)

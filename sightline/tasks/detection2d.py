@@ -76,7 +76,8 @@ class Detection2D(Task):
 
     def _as_input(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> in [0, 1] and of the weights' type, on the images' device."""
-        return images.to(next(self.detector.parameters()).dtype).div_(255)
+        weight = next(self.detector.parameters(), None)
+        return images.to(torch.float32 if weight is None else weight.dtype).div_(255)
 
     def new_metric(self) -> Detection2DMetric:
         """COCO AP with curves and confusion matrix, against the truth in the annotations."""

@@ -1,6 +1,5 @@
 """Runs from Python: the same as from the command line."""
 
-import io
 import json
 import socket
 import subprocess
@@ -13,15 +12,11 @@ import pytest
 import sightline
 from sightline import api
 from sightline.config.errors import ConfigError, DataError, RunError
-from sightline.engine.console import Console
 from tests.cli.tool import RECIPE, TINY, files_in, without_report
 from tests.cli.tool import sightline as command
+from tests.conftest import quiet
 
 RUN = f"runs/{RECIPE}/1"
-
-
-def quiet():
-    return Console(io.StringIO(), is_terminal=False)
 
 
 def rows_of(run):

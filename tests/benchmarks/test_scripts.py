@@ -44,6 +44,23 @@ def test_a_script_takes_its_arguments_from_the_command(script):
     assert [argument.arg for argument in main.args.args] == ["arguments"]
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_does_the_same_as_a_module_of_its_own(script):
+    tree = ast.parse((command.FOLDER / f"{script}.py").read_text())
+    last = tree.body[-1]
+    assert isinstance(last, ast.If)
+    assert ast.unparse(last.test) == "__name__ == '__main__'"
+    assert ast.unparse(last.body[-1]) == "main(sys.argv[1:])"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_tells_its_options(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main([script, "--help"])
+    assert stop.value.code == 0
+    assert f"python -m benchmarks {script.replace('_', '-')}" in capsys.readouterr().out
+
+
 def test_an_unknown_name_is_refused_with_the_names_there_are(capsys):
     assert command.main(["lop"]) == 2
     assert "loop" in capsys.readouterr().err

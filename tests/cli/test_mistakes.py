@@ -70,6 +70,8 @@ def messy(workplace, tmp_path_factory):
         (folder / name).write_text(text)
     (folder / "weights.pt").write_bytes(b"\x80\x04cos\nsystem\n")
     save_file({"backbone.weight": np.zeros((3, 3), np.float32)}, folder / "other.safetensors")
+    bad = {"detector.network.layers.0.norm.bias": np.full(8, np.nan, np.float32)}
+    save_file(bad, folder / "nan.safetensors")
 
     shutil.copytree(folder / RUN, folder / "damaged")
     for tensors in (folder / "damaged").rglob("model.safetensors"):
@@ -179,7 +181,16 @@ MISTAKES = {
     "resume of data": ("resume city", "city", "run.json"),
     "resume of a file": ("resume plain.txt", "plain.txt", "is a file"),
     "resume of the finished": (f"resume {RUN}", "is finished", "epochs=4"),
-    "resume with weights": (f"resume {RUN} epochs=3 weights=other.safetensors", "weights has no effect"),
+    "resume with weights": (
+        f"resume {RUN} epochs=3 weights=other.safetensors",
+        "weights has no effect",
+        f"sightline train --from {RUN} weights=other.safetensors",
+    ),
+    "resume with other layers frozen": (
+        f"resume {RUN} epochs=3 freeze=*.bias",
+        "freeze has no effect",
+        f"train --from {RUN} 'freeze=*.bias'",
+    ),
     "resume of another model": (f"resume {RUN} epochs=3 model.width=0.25", "do not fit", "own configuration"),
     "run in use": (f"resume {RUN} epochs=3", "is being written by process", "--out"),
     # weights
@@ -187,6 +198,12 @@ MISTAKES = {
     "weights in a pickle": (f"{TRAIN} {SMALL} weights=weights.pt", "weights.pt", "pickle"),
     "weights of another model": (f"{TRAIN} {SMALL} weights=other.safetensors", "none of its 1 tensors fits"),
     "weights in a text": (f"{TRAIN} {SMALL} weights=plain.txt", "plain.txt", "safetensors"),
+    "weights with a NaN": (f"{TRAIN} {SMALL} weights=nan.safetensors", "nan.safetensors", "NaN or infinite"),
+    "part of no weights": (f"{TRAIN} {SMALL} partial_weights=true", "partial_weights=True has no effect", "weights"),
+    # freezing
+    "layers that are not there": (f"{TRAIN} {SMALL} freeze=backbone.*", "'backbone.*'", "'detector.network.layers.*'"),
+    "layers by half of their name": (f"{TRAIN} {SMALL} freeze=layers.0", "Did you mean 'detector.network.layers.0.*'"),
+    "everything frozen": (f"{TRAIN} {SMALL} freeze=*", "nothing is left to train"),
     # trained models
     "unknown split": (f"eval {RUN} --split tset", "'tset'", "train, val"),
     "unknown checkpoint": (f"eval {RUN} --checkpoint 99", "'99'", "latest, best or one of these steps: 2, 4"),

@@ -36,11 +36,12 @@ def started(workplace, tmp_path):
         process.wait()
 
 
+@pytest.mark.timeout(900)
 def test_a_stopped_run_says_how_to_go_on_and_does(workplace, tmp_path, started):
     run = tmp_path / "run"
     train = started("train", RECIPE, "--data", "city", *CHANGES, "epochs=30", "--out", run, until="step 2/60")
     train.send_signal(signal.SIGTERM)
-    out, err = train.communicate(timeout=120)
+    out, err = train.communicate(timeout=300)
     assert (train.returncode, err) == (3, "")
     assert "SIGTERM: saving and stopping" in out
     step, command = re.search(r"stopped at step (\d+)\. Continue with: sightline (.*)", out).groups()
@@ -48,7 +49,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(workplace, tmp_path, started):
 
     resumed = started(*command.split(), until=f"step {int(step) + 1}/60")
     resumed.send_signal(signal.SIGINT)
-    out, err = resumed.communicate(timeout=120)
+    out, err = resumed.communicate(timeout=300)
     assert (resumed.returncode, err) == (3, "")
     assert json.loads((run / "run.json").read_text())["sessions"][-1]["outcome"] == "interrupted"
 

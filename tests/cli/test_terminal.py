@@ -103,7 +103,7 @@ def test_the_bar_fits_a_terminal_of_100_columns():
 
 
 @pytest.mark.parametrize("seconds, text", [(0.4, "0:00"), (59.6, "1:00"), (3723, "1:02:03")])
-def test_durations(seconds, text):
+def test_durations_are_written_as_on_a_clock(seconds, text):
     assert duration(seconds) == text
 
 

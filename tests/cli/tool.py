@@ -21,7 +21,7 @@ CLASS_NAMES = ("disc", "square")
 
 TINY = (
     "model.width=0.125", "image_size=64", "batch_size=4", "epochs=2", "device=cpu", "workers=0", "threads=1",
-    "log.every_steps=1", "log.train_pictures=1", "log.eval_pictures=1", "log.tensorboard=false",
+    "log.every_steps=1", "log.train_pictures=1", "log.eval_pictures=1", "log.trackers=[]",
 )  # fmt: skip
 """A real detector that trains in a second: 8 pictures, 2 steps an epoch."""
 
@@ -53,8 +53,15 @@ def typed(line: str, *, cwd: Path) -> Outcome:
 
 
 def without_report():
-    """Plots take longer than everything else in so small a run."""
-    return mock.patch("sightline.api.training.report", lambda run: run / "report" / "index.html")
+    """Leave the page of a run empty: plots take longer than everything else in so small a run."""
+
+    def report(run: Path) -> Path:
+        page = run / "report" / "index.html"
+        page.parent.mkdir(exist_ok=True)
+        page.touch()
+        return page
+
+    return mock.patch("sightline.api.training.report", report)
 
 
 def files_in(folder: Path) -> dict[str, tuple[int, int]]:

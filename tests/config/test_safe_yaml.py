@@ -50,7 +50,7 @@ from sightline.config.safe_yaml import YamlError, parse_yaml, read_yaml, read_ya
         ("# nothing\n", None),
     ],
 )
-def test_plain_values(text, value):
+def test_texts_are_read_as_plain_values(text, value):
     assert parse_yaml(text.encode()).value == value
 
 
@@ -97,7 +97,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: 1\nb: \x00\n", 2, "control character"),
     ],
 )
-def test_refused_with_line(text, line, words):
+def test_unsafe_or_broken_texts_are_refused_with_their_line(text, line, words):
     with pytest.raises(YamlError) as caught:
         parse_yaml(text.encode())
     assert caught.value.line == line

@@ -38,7 +38,7 @@ def test_boxes_of_an_image_are_views_that_nobody_can_change():
     assert annotations.boxes_of(1)[0].shape == (0, 4)
 
 
-def test_counts():
+def test_boxes_are_counted_by_image_and_by_class():
     annotations = three_images()
     assert len(annotations) == 3
     assert annotations.boxes_per_image.tolist() == [2, 0, 1]
@@ -58,7 +58,7 @@ def test_selected_images_keep_their_boxes_and_faults_in_the_new_order():
     assert [f.image for f in chosen.faults] == [0, None]
 
 
-def test_no_image_selected():
+def test_selecting_no_image_leaves_empty_arrays():
     nothing = three_images().select([])
     assert len(nothing) == 0
     assert nothing.boxes_xyxy.shape == (0, 4)

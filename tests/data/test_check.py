@@ -9,7 +9,7 @@ from tests.conftest import dataset
 from tests.data import zoo
 
 
-def test_a_sound_set(tmp_path):
+def test_a_sound_set_is_a_table_without_faults(tmp_path):
     report = check_dataset(zoo.write_yolo(tmp_path / "pets"), decode=True)
     assert report.is_usable
     assert report.num_decoded == 5

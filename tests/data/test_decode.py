@@ -49,14 +49,17 @@ def test_exif_turns_pixels_and_size_as_a_viewer_would(format, orientation):
     assert np.abs(decoded - seen).max() <= (20 if format == "JPEG" else 0)
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "I;16"])
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF"])
+PIXEL_TYPES = {
+    "PNG": ("L", "P", "RGBA", "1", "I;16"),
+    "JPEG": ("L", "1", "CMYK"),
+    "TIFF": ("L", "P", "RGBA", "1", "CMYK", "I;16"),
+}
+
+
+@pytest.mark.parametrize("format, mode", [(format, mode) for format, modes in PIXEL_TYPES.items() for mode in modes])
 def test_every_pixel_type_becomes_three_channels(format, mode):
-    try:
-        data = zoo.image_bytes(format, mode=mode)
-    except (OSError, ValueError):
-        return  # the format does not know this type
-    assert decode_bytes(data, "x").shape == (zoo.HEIGHT, zoo.WIDTH, 3)
+    decoded = decode_bytes(zoo.image_bytes(format, mode=mode), "x")
+    assert decoded.shape == (zoo.HEIGHT, zoo.WIDTH, 3)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -121,7 +124,8 @@ def test_a_jpeg_with_a_thumbnail_that_is_cut_off_is_named():
 
 
 def test_bytes_behind_the_end_do_no_harm():
-    decode_bytes(zoo.image_bytes() + b"\n<!-- saved by a camera -->", "x")
+    data = zoo.image_bytes()
+    np.testing.assert_array_equal(decode_bytes(data + b"\n<!-- saved by a camera -->", "x"), decode_bytes(data, "x"))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def test_the_format_is_told_by_what_is_there(tmp_path, format):
     assert source.read("val").name == "pets/val"
 
 
-def test_the_same_truth_in_three_formats_gives_the_same_arrays(tmp_path):
+def test_labels_offsets_and_sizes_of_the_three_formats_are_the_same(tmp_path):
     first, *others = (zoo.read_all(write(tmp_path / name))["train"] for name, write in zoo.WRITERS.items())
     truth = [[24, 12, 40, 36], [12, 6, 20, 18]]
     assert first.boxes_of(1)[0].tolist() == truth

@@ -11,7 +11,7 @@ from sightline.data.formats import open_dataset
 from tests.conftest import dataset
 
 
-def test_bccd():
+def test_bccd_has_the_counts_of_its_description():
     # Counts from the data set's description; both boxes without size are RBC.
     source = open_dataset(dataset("bccd"))
     assert source.format == "voc"
@@ -40,7 +40,7 @@ def test_bccd_lines_of_faults_point_at_the_object():
         assert xmin == xmax
 
 
-def test_coco128():
+def test_coco128_has_every_line_of_its_label_files():
     source = open_dataset(dataset("coco128"))
     assert source.format == "yolo"
     assert source.splits == ("train", "val")

@@ -27,7 +27,7 @@ def annotations(boxes_of_images, labels, crowd=None):
     )
 
 
-def test_by_hand():
+def test_boxes_are_counted_by_class_place_and_size():
     # A box over the right half of a 200 x 100 image: centre (0.75, 0.5), size (0.5, 1).
     facts = label_statistics(annotations([[[100, 0, 200, 100]], [], [[0, 0, 2, 2], [0, 0, 1, 1]]], [1, 0, 0]))
     assert facts["class_counts"] == [2, 1, 0]

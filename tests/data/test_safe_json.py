@@ -43,7 +43,7 @@ def test_plain_values_with_or_without_byte_order_mark(tmp_path):
         (b"\x00\x01\x02", 1, ""),
     ],
 )
-def test_refused_with_file_and_place(tmp_path, data, line, words):
+def test_broken_texts_are_refused_with_file_and_place(tmp_path, data, line, words):
     error = refusal(tmp_path, data)
     assert error.fault.kind == "bad_json"
     assert error.fault.line == line

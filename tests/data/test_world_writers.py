@@ -174,12 +174,12 @@ def test_a_half_made_embedded_world_is_not_taken_for_a_whole_one(tmp_path: Path)
 
 
 def test_two_at_a_time_get_one_whole_embedded_world(tmp_path: Path):
-    barrier, found = threading.Barrier(2), []
+    barrier, found = threading.Barrier(2, timeout=60), []
 
     def ask() -> None:
         found.append(embedded_world(TINY, tmp_path, lambda done: barrier.wait() if done == 3 else None))
 
-    threads = [threading.Thread(target=ask) for _ in range(2)]
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -55,14 +56,6 @@ def image(data):
     return lambda root: (root / "train2017" / JPG).write_bytes(data)
 
 
-def replaced(name, make):
-    def write(root):
-        (root / name).unlink()
-        make(root / name)
-
-    return write
-
-
 def other_categories(root):
     values = zoo.coco_content("val")
     values["categories"] = [{"id": 3, "name": "dog"}, {"id": 7, "name": "cat"}]
@@ -104,15 +97,15 @@ ZOO = {
     ),
     "key twice": (text(VALID.replace('"width"', '"height"')), "bad_json", JSON, None, "'height' is given twice"),
     "file is a folder": (
-        replaced(f"annotations/{JSON}", lambda p: p.mkdir()),
+        zoo.replaced(f"annotations/{JSON}", Path.mkdir),
         "unreadable_file",
         JSON,
         None,
         "a folder",
     ),
-    "file is a pipe": (replaced(f"annotations/{JSON}", os.mkfifo), "unreadable_file", JSON, None, "pipe"),
+    "file is a pipe": (zoo.replaced(f"annotations/{JSON}", os.mkfifo), "unreadable_file", JSON, None, "pipe"),
     "file is a loop of links": (
-        replaced(f"annotations/{JSON}", lambda p: p.symlink_to(p)),
+        zoo.replaced(f"annotations/{JSON}", zoo.link_to_itself),
         "unreadable_file",
         JSON,
         None,
@@ -213,7 +206,7 @@ ZOO = {
     "image cut in its header": (image(zoo.image_bytes()[:80]), "broken_image", JPG, None, "ends inside"),
     "image cut in its pixels": (image(zoo.image_bytes()[:-30]), "truncated_image", JPG, None, "cut off after"),
     "image is a bomb": (image(zoo.png_bomb()), "too_large_image", JPG, None, "megapixels"),
-    "image is a folder": (replaced(f"train2017/{JPG}", lambda p: p.mkdir()), "unreadable_image", JPG, None, "a folder"),
+    "image is a folder": (zoo.replaced(f"train2017/{JPG}", Path.mkdir), "unreadable_image", JPG, None, "a folder"),
     "image not listed": (
         lambda root: (root / "train2017/zz.jpg").write_bytes(zoo.image_bytes()),
         "image_not_listed",
@@ -278,20 +271,8 @@ def valid(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_broken_coco(name, valid, tmp_path):
-    root = tmp_path / "pets"
-    shutil.copytree(valid, root)
-    damage, kind, file, line, words = ZOO[name]
-    damage(root)
-    faults, read = zoo.outcome(root)
-    hits = [fault for fault in faults if fault.kind == kind]
-    assert hits, faults
-    assert hits[0].line == line, hits[0]
-    assert hits[0].path.name == file
-    assert words in str(hits[0])
-    for annotations in read.values():
-        zoo.assert_sane(annotations)
-        zoo.assert_enforced(annotations)
+def test_every_kind_of_damage_is_reported_with_its_place(name, valid, tmp_path):
+    zoo.assert_reported(valid, tmp_path / "pets", *ZOO[name])
 
 
 def test_the_valid_set_has_no_faults(valid):
@@ -300,15 +281,7 @@ def test_the_valid_set_has_no_faults(valid):
     assert {split: (len(a), len(a.labels)) for split, a in read.items()} == {"train": (3, 6), "val": (2, 4)}
 
 
-def test_no_permission(valid, monkeypatch):
-    # The tests may run as root, whom permissions do not stop; so the system call itself refuses.
-    system_open = os.open
-
-    def refuse(path, *rest, **options):
-        if str(path).endswith((JSON, "d.jpg")):
-            raise PermissionError(13, "Permission denied")
-        return system_open(path, *rest, **options)
-
-    monkeypatch.setattr(os, "open", refuse)
+def test_files_without_permission_are_reported(valid, monkeypatch):
+    zoo.refuse_to_open(monkeypatch, JSON, "d.jpg")
     faults, _ = zoo.outcome(valid)
     assert [(fault.kind, fault.path.name) for fault in faults] == [("unreadable_file", JSON)]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -27,14 +28,6 @@ def lines(text):
     """Write the list of the training images."""
     path = "ImageSets/Main/train.txt"
     return lambda root: (root / path).write_bytes(text if isinstance(text, bytes) else text.encode())
-
-
-def replaced(name, make):
-    def write(root):
-        (root / name).unlink()
-        make(root / name)
-
-    return write
 
 
 def added(name, data):
@@ -95,10 +88,10 @@ ZOO = {
     ),
     "XML with wrong bytes": (xml(GOOD_XML.encode().replace(b"cat", b"\xff\xff\xff")), "bad_xml", XML, 5, "token"),
     "XML missing": (removed("Annotations/a.xml"), "missing_label", XML, None, "does not exist"),
-    "XML is a folder": (replaced("Annotations/a.xml", lambda p: p.mkdir()), "unreadable_label", XML, None, "a folder"),
-    "XML is a pipe": (replaced("Annotations/a.xml", os.mkfifo), "unreadable_label", XML, None, "pipe"),
+    "XML is a folder": (zoo.replaced("Annotations/a.xml", Path.mkdir), "unreadable_label", XML, None, "a folder"),
+    "XML is a pipe": (zoo.replaced("Annotations/a.xml", os.mkfifo), "unreadable_label", XML, None, "pipe"),
     "XML is a loop of links": (
-        replaced("Annotations/a.xml", lambda p: p.symlink_to(p)),
+        zoo.replaced("Annotations/a.xml", zoo.link_to_itself),
         "unreadable_label",
         XML,
         None,
@@ -158,10 +151,10 @@ ZOO = {
     "image cut in its header": (image(zoo.image_bytes()[:80]), "broken_image", JPG, None, "ends inside"),
     "image cut in its pixels": (image(zoo.image_bytes()[:-30]), "truncated_image", JPG, None, "cut off after"),
     "image is a bomb": (image(zoo.png_bomb()), "too_large_image", JPG, None, "megapixels"),
-    "image is a folder": (replaced("JPEGImages/a.jpg", lambda p: p.mkdir()), "unreadable_image", JPG, None, "a folder"),
-    "image is a pipe": (replaced("JPEGImages/a.jpg", os.mkfifo), "unreadable_image", JPG, None, "pipe"),
+    "image is a folder": (zoo.replaced("JPEGImages/a.jpg", Path.mkdir), "unreadable_image", JPG, None, "a folder"),
+    "image is a pipe": (zoo.replaced("JPEGImages/a.jpg", os.mkfifo), "unreadable_image", JPG, None, "pipe"),
     "image format not read": (
-        replaced("JPEGImages/a.jpg", lambda p: p.with_suffix(".gif").write_bytes(b"GIF89a" + bytes(30))),
+        zoo.replaced("JPEGImages/a.jpg", lambda p: p.with_suffix(".gif").write_bytes(b"GIF89a" + bytes(30))),
         "unsupported_image",
         "a.gif",
         None,
@@ -185,7 +178,7 @@ ZOO = {
     "list climbs out": (lines("a\n../../secret\n"), "unsafe_path", LIST, 2, "leads out"),
     "list with an absolute path": (lines("/etc/passwd\n"), "unsafe_path", LIST, 1, "leads out"),
     "list is a folder": (
-        replaced("ImageSets/Main/train.txt", lambda p: p.mkdir()),
+        zoo.replaced("ImageSets/Main/train.txt", Path.mkdir),
         "unreadable_file",
         LIST,
         None,
@@ -231,20 +224,8 @@ def valid(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_broken_voc(name, valid, tmp_path):
-    root = tmp_path / "pets"
-    shutil.copytree(valid, root)
-    damage, kind, file, line, words = ZOO[name]
-    damage(root)
-    faults, read = zoo.outcome(root)
-    hits = [fault for fault in faults if fault.kind == kind]
-    assert hits, faults
-    assert hits[0].line == line, hits[0]
-    assert hits[0].path.name == file
-    assert words in str(hits[0])
-    for annotations in read.values():
-        zoo.assert_sane(annotations)
-        zoo.assert_enforced(annotations)
+def test_every_kind_of_damage_is_reported_with_its_place(name, valid, tmp_path):
+    zoo.assert_reported(valid, tmp_path / "pets", *ZOO[name])
 
 
 def test_the_valid_set_has_no_faults(valid):
@@ -262,16 +243,8 @@ def test_entities_are_not_unfolded_even_in_a_comment_like_place(valid, tmp_path)
     assert [fault.kind for fault in faults] == ["bad_xml"]
 
 
-def test_no_permission(valid, monkeypatch):
-    # The tests may run as root, whom permissions do not stop; so the system call itself refuses.
-    system_open = os.open
-
-    def refuse(path, *rest, **options):
-        if str(path).endswith(("a.xml", "b.jpg")):
-            raise PermissionError(13, "Permission denied")
-        return system_open(path, *rest, **options)
-
-    monkeypatch.setattr(os, "open", refuse)
+def test_files_without_permission_are_reported(valid, monkeypatch):
+    zoo.refuse_to_open(monkeypatch, "a.xml", "b.jpg")
     faults, _ = zoo.outcome(valid)
     assert sorted((fault.kind, fault.path.name) for fault in faults) == [
         ("unreadable_image", "b.jpg"),

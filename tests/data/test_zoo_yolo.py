@@ -44,30 +44,6 @@ def list_file(content):
     return write
 
 
-def replace_by_folder(name):
-    def write(root):
-        (root / name).unlink()
-        (root / name).mkdir()
-
-    return write
-
-
-def replace_by_pipe(name):
-    def write(root):
-        (root / name).unlink()
-        os.mkfifo(root / name)
-
-    return write
-
-
-def replace_by_loop(name):
-    def write(root):
-        (root / name).unlink()
-        (root / name).symlink_to(root / name)
-
-    return write
-
-
 GOOD = "0 0.5 0.5 0.25 0.5\n"
 A_TXT, A_JPG, YAML = "a.txt", "a.jpg", "data.yaml"
 
@@ -110,9 +86,15 @@ ZOO = {
     "label holds a null byte": (label(GOOD + "0 \0\n"), "not_text", A_TXT, 2, "byte 0x00"),
     "label holds an accent": (label(GOOD + "é\n"), "not_text", A_TXT, 2, "byte 0xc3"),
     "label is JSON": (label('{"boxes": [[1, 2]]}'), "wrong_columns", A_TXT, 1, "columns"),
-    "label is a folder": (replace_by_folder("labels/train/a.txt"), "unreadable_label", A_TXT, None, "a folder"),
-    "label is a pipe": (replace_by_pipe("labels/train/a.txt"), "unreadable_label", A_TXT, None, "pipe"),
-    "label is a loop of links": (replace_by_loop("labels/train/a.txt"), "unreadable_label", A_TXT, None, "opened"),
+    "label is a folder": (zoo.replaced("labels/train/a.txt", Path.mkdir), "unreadable_label", A_TXT, None, "a folder"),
+    "label is a pipe": (zoo.replaced("labels/train/a.txt", os.mkfifo), "unreadable_label", A_TXT, None, "pipe"),
+    "label is a loop of links": (
+        zoo.replaced("labels/train/a.txt", zoo.link_to_itself),
+        "unreadable_label",
+        A_TXT,
+        None,
+        "opened",
+    ),
     "label missing": (
         lambda root: (root / "labels/train/a.txt").unlink(),
         "image_without_label",
@@ -161,9 +143,15 @@ ZOO = {
     "image is a WebP bomb": (image(zoo.webp_bomb()), "too_large_image", A_JPG, None, "megapixels"),
     "image is a TIFF bomb": (image(zoo.tiff_bomb()), "too_large_image", A_JPG, None, "megapixels"),
     "image is a BMP bomb": (image(zoo.bmp_bomb()), "too_large_image", A_JPG, None, "megapixels"),
-    "image is a folder": (replace_by_folder("images/train/a.jpg"), "unreadable_image", A_JPG, None, "a folder"),
-    "image is a pipe": (replace_by_pipe("images/train/a.jpg"), "unreadable_image", A_JPG, None, "pipe"),
-    "image is a loop of links": (replace_by_loop("images/train/a.jpg"), "unreadable_image", A_JPG, None, "opened"),
+    "image is a folder": (zoo.replaced("images/train/a.jpg", Path.mkdir), "unreadable_image", A_JPG, None, "a folder"),
+    "image is a pipe": (zoo.replaced("images/train/a.jpg", os.mkfifo), "unreadable_image", A_JPG, None, "pipe"),
+    "image is a loop of links": (
+        zoo.replaced("images/train/a.jpg", zoo.link_to_itself),
+        "unreadable_image",
+        A_JPG,
+        None,
+        "opened",
+    ),
     "image format not read": (
         lambda root: (root / "images/train/z.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20)),
         "unsupported_image",
@@ -256,20 +244,8 @@ def valid(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_broken_yolo(name, valid, tmp_path):
-    root = tmp_path / "pets"
-    shutil.copytree(valid, root)
-    damage, kind, file, line, words = ZOO[name]
-    damage(root)
-    faults, read = zoo.outcome(root)
-    hits = [fault for fault in faults if fault.kind == kind]
-    assert hits, faults
-    assert hits[0].line == line
-    assert file is None or hits[0].path.name == file
-    assert words in str(hits[0])
-    for annotations in read.values():
-        zoo.assert_sane(annotations)
-        zoo.assert_enforced(annotations)
+def test_every_kind_of_damage_is_reported_with_its_place(name, valid, tmp_path):
+    zoo.assert_reported(valid, tmp_path / "pets", *ZOO[name])
 
 
 def test_the_valid_set_has_no_faults(valid):
@@ -316,16 +292,8 @@ def test_file_names_that_are_no_text_are_read(valid, tmp_path):
     assert len(read["train"].labels) == 6
 
 
-def test_no_permission(valid, monkeypatch):
-    # The tests may run as root, whom permissions do not stop; so the system call itself refuses.
-    system_open = os.open
-
-    def refuse(path, *rest, **options):
-        if str(path).endswith(("a.txt", "b.jpg")):
-            raise PermissionError(13, "Permission denied")
-        return system_open(path, *rest, **options)
-
-    monkeypatch.setattr(os, "open", refuse)
+def test_files_without_permission_are_reported(valid, monkeypatch):
+    zoo.refuse_to_open(monkeypatch, "a.txt", "b.jpg")
     faults, _ = zoo.outcome(valid)
     assert sorted((fault.kind, fault.path.name) for fault in faults) == [
         ("unreadable_image", "b.jpg"),

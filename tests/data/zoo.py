@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -202,3 +204,57 @@ def assert_enforced(annotations: ImageAnnotations):
     if spoilt:
         assert f"left out {len(spoilt)} of {len(annotations)} image" in messages[0]
     assert_sane(kept)
+
+
+def replaced(name, make):
+    """Puts something that is no plain file in a file's place; ``make`` gets the free path."""
+
+    def damage(root):
+        (root / name).unlink()
+        make(root / name)
+
+    return damage
+
+
+def link_to_itself(path):
+    path.symlink_to(path)
+
+
+def assert_reported(valid, root, damage, kind, file, line, words):
+    """Break a copy of a valid set: the fault is named with its place, and what can be read is sane.
+
+    Args:
+        valid: The set to copy.
+        root: Where the copy goes.
+        damage: Breaks the copy.
+        kind: Kind of the fault.
+        file: Name of the file that the fault points at; None for any.
+        line: Line that it points at, or None where there is none.
+        words: Part of its message.
+    """
+    shutil.copytree(valid, root)
+    damage(root)
+    faults, read = outcome(root)
+    hits = [fault for fault in faults if fault.kind == kind]
+    assert hits, faults
+    assert hits[0].line == line, hits[0]
+    assert file is None or hits[0].path.name == file, hits[0]
+    assert words in str(hits[0]), hits[0]
+    for annotations in read.values():
+        assert_sane(annotations)
+        assert_enforced(annotations)
+
+
+def refuse_to_open(monkeypatch, *names):
+    """Let files with these names be without permission.
+
+    The tests may run as root, whom permissions do not stop; so the system call itself refuses.
+    """
+    system_open = os.open
+
+    def refuse(path, *rest, **options):
+        if str(path).endswith(names):
+            raise PermissionError(13, "Permission denied")
+        return system_open(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refuse)

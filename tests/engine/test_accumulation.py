@@ -78,7 +78,7 @@ epochs_of_batches = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(config=configs, lengths=epochs_of_batches, epochs=st.integers(1, 6), warmup=st.integers(0, 120))
 def test_windows_tile_the_run_and_no_sample_is_lost_or_mis_scaled(config, lengths, epochs, warmup):
     plan = AccumulationPlan(config, batch_lengths=lengths, epochs=epochs, warmup_iterations=warmup)
@@ -98,7 +98,7 @@ def test_windows_tile_the_run_and_no_sample_is_lost_or_mis_scaled(config, length
         assert weights.sum() == pytest.approx(expected)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(config=configs, lengths=epochs_of_batches, steps=st.integers(1, 60), warmup=st.integers(0, 120))
 def test_a_run_counted_in_steps_is_the_beginning_of_one_counted_in_epochs(config, lengths, steps, warmup):
     plan = AccumulationPlan(config, batch_lengths=lengths, steps=steps, warmup_iterations=warmup)

@@ -132,7 +132,7 @@ def same(a, b):
     return type(a) is type(b) and a == b and str(a) == str(b)  # the text tells 0.0 from -0.0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(st.text(max_size=5).filter(lambda key: key != "$float"), plain_values, max_size=4))
 def test_plain_values_come_back_exactly_infinities_and_nan_too(tmp_path_factory, state):
     run = tmp_path_factory.mktemp("run")
@@ -253,9 +253,11 @@ def test_save_waits_for_the_one_before_and_gives_up_after_its_patience(tmp_path,
     monkeypatch.setattr(checkpoint_writer, "_write_buffer", lambda *args: (gate.wait(), real(*args))[1])
     writer = CheckpointWriter(tmp_path, patience_s=0.05)
     writer.save(a_state(1), step=1, epoch=0)
-    with pytest.raises(CheckpointWriteError, match="still being written"):
-        writer.save(a_state(2), step=2, epoch=0)
-    gate.set()
+    try:
+        with pytest.raises(CheckpointWriteError, match="still being written"):
+            writer.save(a_state(2), step=2, epoch=0)
+    finally:
+        gate.set()  # the thread would keep the test's process from ending
     writer.patience_s = 60
     writer.save(a_state(2), step=2, epoch=0)
     writer.close()

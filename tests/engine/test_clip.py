@@ -24,7 +24,7 @@ def test_without_a_limit_it_only_measures():
     assert gradients[0].item() == 300.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scale=st.floats(-6, 6), limit=st.floats(-5, 5), close=st.booleans())
 def test_the_bits_are_those_of_torch(scale, limit, close):
     torch.manual_seed(0)

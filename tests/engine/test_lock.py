@@ -11,6 +11,7 @@ from sightline.config.errors import RunError
 from sightline.engine.lock import Holder, RunLock, read_holder
 from sightline.engine.process_identity import ProcessIdentity
 from sightline.engine.status import Heartbeat, Status, read_status
+from tests.forked import forked
 
 HOLD = """
 import sys, time
@@ -30,17 +31,6 @@ def holder(tmp_path):
     process.kill()
     process.wait()
     process.stdout.close()
-
-
-def forked(work):
-    """Run ``work`` in a forked child; returns its number."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        finally:
-            os._exit(1)
-    return pid
 
 
 def test_the_second_writer_is_told_who_the_first_is(tmp_path, holder):
@@ -84,7 +74,9 @@ def test_an_orphan_of_a_killed_writer_does_not_hold_its_lock(tmp_path):
         lock.release()
 
     pid = forked(writer)
+    os.close(write_end)
     worker = int(os.read(read_end, 100))
+    os.close(read_end)
     try:
         with pytest.raises(RunError):
             RunLock(tmp_path).acquire()
@@ -95,8 +87,6 @@ def test_an_orphan_of_a_killed_writer_does_not_hold_its_lock(tmp_path):
             assert lock.took_over.process.pid == pid
     finally:
         os.kill(worker, signal.SIGKILL)
-        os.close(read_end)
-        os.close(write_end)
 
 
 def test_a_lock_of_an_earlier_boot_is_taken_over(tmp_path):

@@ -5,11 +5,12 @@ import signal
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline.config.errors import RunError
 from sightline.engine.metrics_log import MetricRow, MetricsLog, cut_back_to_length, cut_back_to_step, read_rows
+from tests.forked import forked
 
 
 def write(path, *steps):
@@ -36,7 +37,6 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     json.loads(path.read_text(), parse_constant=refuse)  # plain JSON: no NaN, no Infinity
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(), max_size=5))
 def test_every_float_survives(tmp_path_factory, numbers):
     path = tmp_path_factory.mktemp("log") / "metrics.jsonl"
@@ -157,18 +157,20 @@ def test_a_disk_that_refuses_a_row_gets_no_part_of_it(tmp_path):
 def test_a_kill_loses_no_row_that_was_appended(tmp_path):
     path = tmp_path / "log"
     read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def append_for_ever():
         log = MetricsLog(path)
         for step in range(10**9):
             log.append(step=step, epoch=0, kind="train", values={"loss": 0.5})
             os.write(write_end, step.to_bytes(8, "little"))
-        os._exit(0)
+
+    pid = forked(append_for_ever)
+    os.close(write_end)
+    said = os.read(read_end, 8)  # at work now
     time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    os.close(write_end)
-    said = b"".join(iter(lambda: os.read(read_end, 1 << 16), b""))
+    said += b"".join(iter(lambda: os.read(read_end, 1 << 16), b""))
     os.close(read_end)
     rows = list(read_rows(path))
     assert len(rows) >= len(said) // 8 > 0

@@ -31,7 +31,7 @@ def lrs(config, at=range(60), **arguments):
     return [made.at(Progress(i, i, i // LENGTH.iterations_per_epoch))[0].lr for i in at]
 
 
-def test_constant():
+def test_a_constant_schedule_stays_at_its_share_of_the_learning_rate():
     assert set(lrs(ScheduleConfig(initial=0.3), lr=2.0)) == {0.6}
 
 
@@ -53,20 +53,20 @@ def test_cosine_is_half_way_in_the_middle():
     np.testing.assert_allclose(values, 0.2 + 0.4 * (1 + np.cos(np.pi * np.arange(60) / 60)))
 
 
-def test_poly():
+def test_poly_falls_with_a_power_of_what_is_left():
     np.testing.assert_allclose(
         lrs(ScheduleConfig(kind="poly", power=2.0, final=0.1)), 0.1 + 0.9 * (1 - np.arange(60) / 60) ** 2
     )
 
 
-def test_step_by_milestones_and_by_period():
+def test_steps_come_at_milestones_or_after_every_period():
     values = lrs(ScheduleConfig(kind="step", interval="epoch", milestones=(2, 5)))
     np.testing.assert_allclose(values, np.repeat([1, 1, 0.1, 0.1, 0.1, 0.01], 10))
     values = lrs(ScheduleConfig(kind="step", every=20, gamma=0.5, minimum=0.4))
     np.testing.assert_allclose(values, np.repeat([1, 0.5, 0.4], 20))
 
 
-def test_exp_and_inverse():
+def test_exp_and_inverse_follow_their_formulas():
     np.testing.assert_allclose(lrs(ScheduleConfig(kind="exp", gamma=0.9)), 0.9 ** np.arange(60))
     np.testing.assert_allclose(
         lrs(ScheduleConfig(kind="inverse", gamma=0.1, power=0.5)), (1 + 0.1 * np.arange(60)) ** -0.5
@@ -178,7 +178,7 @@ def test_biases_warm_up_from_above_and_the_momentum_from_below():
         (WarmupConfig(), 0),
     ],
 )
-def test_the_length_of_a_warm_up(config, expected):
+def test_a_warm_up_lasts_for_the_longer_of_its_lengths_within_its_share_of_the_run(config, expected):
     assert config.length(iterations_per_epoch=100, iterations=2000) == expected
 
 

@@ -12,11 +12,8 @@ from sightline.engine.checkpoint_reader import load_tensors, newest_whole
 from sightline.engine.console import Console
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.session import SessionResult, run_session
+from tests.conftest import quiet
 from tests.engine.toy import ToyTask, toy_run
-
-
-def quiet() -> Console:
-    return Console(io.StringIO(), is_terminal=False)
 
 
 def run(config, folder: Path, *, resume: bool = False, callbacks=()) -> SessionResult:
@@ -90,7 +87,7 @@ def test_compile_is_asked_of_the_parts_that_the_task_names(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_a_compiled_task_has_the_losses_of_the_plain_one(tmp_path):
     def losses(name: str, **changes) -> list[float]:
-        run(toy_run(epochs=2, dropout=0.0, log={"every_steps": 1, "tensorboard": False}, **changes), tmp_path / name)
+        run(toy_run(epochs=2, dropout=0.0, log={"every_steps": 1, "trackers": []}, **changes), tmp_path / name)
         rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         return [row["values"]["loss"] for row in rows if row["kind"] == "train"]
 
@@ -124,7 +121,7 @@ def test_a_finished_run_is_not_resumed_but_may_go_on_longer(tmp_path):
     assert run(toy_run(epochs=5), tmp_path / "a", resume=True).epoch == 5
 
 
-def test_two_processes_never_write_one_run(tmp_path):
+def test_a_run_that_is_being_written_is_not_started_again(tmp_path):
     class StartAgain(Callback):
         def on_step_end(self, training, report):
             run(toy_run(), tmp_path / "a")
@@ -134,13 +131,13 @@ def test_two_processes_never_write_one_run(tmp_path):
 
 
 class Poison(Callback):
-    """Makes the parameters of a step infinite, so that the next loss is not finite."""
+    """Makes a loss NaN once, when so many steps have been taken."""
 
-    def __init__(self, task_step: int) -> None:
-        self.task_step = task_step
+    def __init__(self, step: int) -> None:
+        self.step = step
 
     def on_run_start(self, training):
-        task, poisoned = training.task, self.task_step
+        task, poisoned = training.task, self.step
         forward = task.forward
 
         def spoiled(batch):
@@ -171,11 +168,11 @@ def test_weights_of_a_run_start_another_one_as_far_as_they_fit(tmp_path):
     config = toy_run(weights=tmp_path / "a", epochs=1)
     (tmp_path / "b").mkdir()
     run_session(config, config.open(), tmp_path / "b", console=Console(said, is_terminal=False))
-    assert "9 of 9 tensors copied" in said.getvalue()
+    assert "9 of 9 tensors loaded" in said.getvalue()
     wider = toy_run(weights=tmp_path / "a", epochs=1, width=5)
     (tmp_path / "c").mkdir()
     run_session(wider, wider.open(), tmp_path / "c", console=Console(said, is_terminal=False))
-    assert "2 of 9 tensors copied" in said.getvalue()  # the last bias and the norm's counter
+    assert "2 of 9 tensors loaded" in said.getvalue()  # the last bias and the norm's counter
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

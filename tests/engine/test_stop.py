@@ -5,12 +5,13 @@ import pytest
 from sightline.engine.stop import StopRequest
 
 
-def test_the_first_signal_asks_and_is_told_once():
+def test_the_first_signal_asks_and_is_told_once_where_the_trainer_looks_not_where_it_strikes():
     said = []
     stop = StopRequest(said.append)
     with stop.listening():
         assert not stop()
         signal.raise_signal(signal.SIGTERM)
+        assert said == []
         assert stop() and stop()
     assert len(said) == 1
     assert said[0].startswith("SIGTERM: saving and stopping")
@@ -32,8 +33,10 @@ def test_a_second_sigterm_is_no_reason_to_lose_the_checkpoint():
         assert stop()
 
 
-def test_the_signals_are_given_back():
+def test_the_signals_are_given_back_after_an_abort_too():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with StopRequest(lambda text: None).listening():
+    with pytest.raises(KeyboardInterrupt), StopRequest(lambda text: None).listening():
         assert signal.getsignal(signal.SIGINT) != before[0]
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+        raise KeyboardInterrupt
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

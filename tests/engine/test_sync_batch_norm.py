@@ -32,7 +32,7 @@ def losses_and_gradients(processes, count):
     for gradient in full.values():
         if count > 1:
             torch.distributed.all_reduce(gradient)
-            gradient /= count
+            gradient.div_(count)
     return {name: float(value.detach()) for name, value in shown.items()}, full, dict(module.named_buffers())
 
 

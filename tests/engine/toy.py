@@ -108,11 +108,15 @@ class ToyTask(Task):
         )
 
     def forward(self, batch: ToyBatch) -> dict[str, Tensor]:
-        logits = self.net(batch.x)
-        return {"entropy": F.cross_entropy(logits.float(), batch.y), "size": 1e-3 * logits.float().square().mean()}
+        logits = self.logits(batch)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return {"entropy": F.cross_entropy(logits, batch.y), "size": 1e-3 * logits.square().mean()}
+
+    def logits(self, batch: ToyBatch) -> Tensor:
+        return self.net(batch.x.to(self.net[0].weight.dtype))
 
     def predict(self, batch: ToyBatch) -> list[int]:
-        return self.net(batch.x).argmax(dim=1).tolist()
+        return self.logits(batch).argmax(dim=1).tolist()
 
     def new_metric(self) -> ToyMetric:
         return ToyMetric()
@@ -147,6 +151,6 @@ def toy_run(**changes: Any) -> ToyRun:
         "optimizer": {"kind": "sgd", "nesterov": True, "weight_decay": 1e-3},
         "schedule": {"kind": "cosine", "final": 0.1},
         "checkpoint": {"every_steps": 3},
-        "log": {"every_steps": 4, "tensorboard": False, "train_pictures": 0, "eval_pictures": 0},
+        "log": {"every_steps": 4, "trackers": [], "train_pictures": 0, "eval_pictures": 0},
     }
     return ToyRun(**{**values, **changes})

@@ -7,14 +7,17 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
 import psutil
 
-PATIENCE_S = 120.0
+from tests.forked import forked
+
+PATIENCE_S = 300.0
+"""For anything to happen that takes seconds on a machine with nothing else to do."""
 
 
 class Life:
@@ -25,30 +28,21 @@ class Life:
         self.ended: int | None = None
         """As ``os.waitpid`` gives it."""
         cv2.setNumThreads(1)  # ends OpenCV's pool of threads, which would not survive the fork
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._be(work)
-        self._group()
-
-    def _group(self) -> None:
+        self.pid = forked(partial(self._be, work))
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(self.pid, self.pid)  # the child does it too: whoever is first
 
-    def _be(self, work: Callable[[], int]) -> None:
-        code = 70
+    def _be(self, work: Callable[[], int]) -> int:
+        os.setpgid(0, 0)
+        out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        sys.stdout = sys.stderr = os.fdopen(2, "w", closefd=False)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            os.setpgid(0, 0)
-            out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            sys.stdout = sys.stderr = os.fdopen(2, "w", closefd=False)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            code = work()
-        except BaseException:
-            os.write(2, traceback.format_exc().encode())
+            return work()
         finally:
             sys.stderr.flush()
-            os._exit(code)
 
     def is_alive(self) -> bool:
         if self.ended is None:

@@ -33,6 +33,7 @@ from sightline.engine.checkpoint_reader import (
 from sightline.engine.checkpoint_writer import CheckpointWriteError, CheckpointWriter
 from sightline.engine.lock import RunLock
 from sightline.engine.retention import CheckpointConfig, KeepLast
+from tests.forked import forked
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to kill processes cheaply")
 
@@ -62,15 +63,18 @@ def never(message):
 def in_child(work) -> tuple[int, dict]:
     """Run ``work(tell)`` in a forked child. Returns how it ended (as ``os.waitpid``) and the last thing it told."""
     read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(read_end)
+
+    def tell(**facts):
+        os.write(write_end, json.dumps(facts).encode() + b"\n")
+
+    def telling():
         try:
-            work(lambda **facts: os.write(write_end, json.dumps(facts).encode() + b"\n"))
-            os._exit(0)
+            work(tell)
         except BaseException as error:
-            os.write(write_end, json.dumps({"error": repr(error)}).encode() + b"\n")
-            os._exit(1)
+            tell(error=repr(error))
+            raise
+
+    pid = forked(telling)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as pipe:
         told = pipe.read().splitlines()
@@ -152,6 +156,8 @@ def test_a_kill_at_every_single_operation_of_a_save_leaves_whole_checkpoints(tmp
             break
         assert os.WTERMSIG(ended) == signal.SIGKILL
         kills += 1
+    else:
+        pytest.fail("no save came to its end")
     assert kills >= 25  # each file, each chunk, each rename, each removal
 
 
@@ -162,14 +168,16 @@ def test_random_kills_never_cost_more_than_one_interval(tmp_path):
     during_writes = 0
     while kills < 60:
         read_end, write_end = os.pipe()
-        pid = os.fork()
-        if pid == 0:
+
+        def save_for_ever(write_end=write_end):
             with RunLock(tmp_path), CheckpointWriter(tmp_path, CheckpointConfig(keep=(KeepLast(count=2),))) as writer:
                 step = newest_whole(tmp_path, never).step if find_checkpoints(tmp_path) else 0
                 while True:
                     step += 1
                     writer.save(state_at(step, size=20_000), step=step, epoch=step)
                     os.write(write_end, step.to_bytes(8, "little"))
+
+        pid = forked(save_for_ever)
         os.close(write_end)
         first = os.read(read_end, 8)  # at work now
         assert len(first) == 8, "the child could not start"
@@ -229,6 +237,8 @@ def test_a_disk_that_refuses_any_operation_leaves_the_older_checkpoints_whole(tm
             "best", "latest", folder_name(1), folder_name(4)
         ]  # fmt: skip
         shutil.rmtree(run)
+    else:
+        pytest.fail("no save came to its end")
     assert failures >= 25
 
 
@@ -268,7 +278,7 @@ def test_too_little_space_is_seen_before_anything_is_written(tmp_path, monkeypat
 
 
 def test_permission_that_is_lost_during_the_run_is_told_and_costs_nothing_old():
-    run = Path(tempfile.mkdtemp())
+    run = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
     run.chmod(0o755)
     nobody = 65534
 
@@ -313,7 +323,7 @@ def one_byte_each(path):
 def two_checkpoints(tmp_path):
     with CheckpointWriter(tmp_path) as writer:
         for step in (1, 2):
-            writer.save(state_at(step, size=200), step=step, epoch=step, metrics={"AP": 0.5, "loss": 1e-5})
+            writer.save(state_at(step, size=5), step=step, epoch=step, metrics={"AP": 0.5, "loss": 1e-5})
     return tmp_path
 
 
@@ -324,12 +334,11 @@ def assert_passed_over(run, file):
     assert folder_name(2) in said[0] and file.name in said[0]
 
 
-def test_every_flipped_bit_is_found_and_the_older_checkpoint_is_used(two_checkpoints):
+def test_a_flipped_bit_in_any_byte_is_found_and_the_older_checkpoint_is_used(two_checkpoints):
     generator = random.Random(1)
     places = one_byte_each(two_checkpoints / "checkpoints" / folder_name(2))
-    chosen = generator.sample(places, 1000) + [place for place in places if place[0].name == "state.json"]
-    assert len({file for file, _ in chosen}) == 3
-    for file, place in chosen:
+    assert len({file for file, _ in places}) == 3
+    for file, place in places:
         whole = file.read_bytes()
         flipped = bytearray(whole)
         flipped[place] ^= 1 << generator.randrange(8)
@@ -339,11 +348,10 @@ def test_every_flipped_bit_is_found_and_the_older_checkpoint_is_used(two_checkpo
     assert_is(newest_whole(two_checkpoints, never), 2)
 
 
-def test_every_cut_and_every_appended_byte_is_found(two_checkpoints):
-    generator = random.Random(2)
+def test_every_cut_and_appended_bytes_are_found(two_checkpoints):
     for file in sorted((two_checkpoints / "checkpoints" / folder_name(2)).iterdir()):
         whole = file.read_bytes()
-        for length in {0, 1, 8, len(whole) - 1, *(generator.randrange(len(whole)) for _ in range(100))}:
+        for length in range(len(whole)):
             file.write_bytes(whole[:length])
             assert_passed_over(two_checkpoints, file)
         for more in (b"\0", b"\n", b" ", b"x" * 100):
@@ -388,9 +396,11 @@ def test_many_checkpoints_leak_neither_files_nor_threads(tmp_path):
     with CheckpointWriter(tmp_path, KEEP_ONE) as writer:
         writer.save(state_at(1), step=1, epoch=1)
         writer.flush()
-        before = (open_files(), threading.active_count())
+        files, threads = open_files(), threading.active_count()
         for step in range(2, 102):
             writer.save(state_at(step), step=step, epoch=step)
         writer.flush()
-        assert (open_files(), threading.active_count()) == before
+        # What earlier tests forgot may go meanwhile, so fewer are no fault.
+        assert open_files() <= files
+        assert threading.active_count() <= threads
     assert names_in(tmp_path / "checkpoints") == ["latest", folder_name(101)]

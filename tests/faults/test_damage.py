@@ -10,7 +10,8 @@ from sightline.config.errors import RunError
 from sightline.engine.checkpoint import folder_name
 from sightline.engine.checkpoint_reader import find_checkpoints
 from sightline.engine.console import Console
-from tests.faults.tiny import assert_same_bits, train, without_report
+from tests.cli.tool import without_report
+from tests.faults.tiny import assert_same_bits, train
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,9 @@ def resume(run):
         (empty, "state.json"),
     ],
 )
-def test_the_newest_checkpoint_is_damaged(tmp_path, unbroken, damage, file):
+def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_ends_with_the_same_bits(
+    tmp_path, unbroken, damage, file
+):
     run = tmp_path / "run"
     shutil.copytree(unbroken, run)
     newest, before, *_ = find_checkpoints(run)
@@ -75,7 +78,7 @@ def test_the_newest_checkpoint_is_damaged(tmp_path, unbroken, damage, file):
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == wreck
 
 
-def test_several_newest_checkpoints_are_damaged(tmp_path, unbroken):
+def test_several_damaged_checkpoints_are_passed_over(tmp_path, unbroken):
     run = tmp_path / "run"
     shutil.copytree(unbroken, run)
     *newer, oldest = find_checkpoints(run)
@@ -88,7 +91,7 @@ def test_several_newest_checkpoints_are_damaged(tmp_path, unbroken):
     assert_same_bits(run, unbroken)
 
 
-def test_pointers_are_damaged(tmp_path, unbroken):
+def test_damaged_pointers_mislead_no_one(tmp_path, unbroken):
     run = tmp_path / "run"
     shutil.copytree(unbroken, run)
     shutil.rmtree(run / "checkpoints" / folder_name(12))
@@ -98,7 +101,7 @@ def test_pointers_are_damaged(tmp_path, unbroken):
     assert_same_bits(run, unbroken)
 
 
-def test_no_whole_checkpoint_is_left(tmp_path, unbroken):
+def test_without_a_whole_checkpoint_nothing_is_begun_anew(tmp_path, unbroken):
     run = tmp_path / "run"
     shutil.copytree(unbroken, run)
     for path in find_checkpoints(run):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.tiny import RECIPE, changes_with
+from tests.cli.tool import RECIPE
+from tests.faults.tiny import changes_with
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,8 +52,8 @@ def watched(commands, folder, cwd):
 
 
 @pytest.mark.timeout(900)
-def test_a_whole_life_of_a_model(tmp_path):
-    """World, check, train, stop and go on, evaluate, predict, report: with sockets blocked and the data untouched."""
+def test_a_whole_life_of_a_model_needs_no_network_and_touches_nothing_of_others(tmp_path):
+    """World, check, train, train longer, evaluate, predict, report: with sockets blocked and the data untouched."""
     own, out, data = tmp_path / "own", tmp_path / "out", tmp_path / "data"
     for folder in (own, out):
         folder.mkdir()

@@ -9,18 +9,20 @@ import json
 import os
 import random
 import time
-from collections import Counter
 
 import pytest
 
+from tests.faults.lives import PATIENCE_S
 from tests.faults.moments import is_evaluating, is_locked, is_writing
 from tests.faults.tiny import STEPS_PER_EPOCH, assert_same_bits, live, logged_step, shown_steps, train
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to kill processes cheaply")
 
 STEPS_PER_KILL = 2
-MOMENTS = {"start": 3, "any time": 6, "checkpoint": 7, "evaluation": 4}
-"""How often each is chosen, in 20."""
+MOMENTS = {"start": 3, "any time": 6, "checkpoint": 3, "a little after a checkpoint began": 4, "evaluation": 4}
+"""How often each comes in 20 kills, in any order."""
+DELAY_S = {"start": 0.3, "any time": 0.1, "checkpoint": 0.0}
+"""At most so long after the moment; 0.02 where nothing is said."""
 
 WORKERS = {
     "no workers": ("workers=0",),
@@ -33,10 +35,10 @@ def kill_at(moment, life, run, generator, *, after_step):
     """Let a life go on to the moment after a step, and end it. False if it ended by itself before."""
     if moment != "start" and not life.wait_for(lambda: logged_step(run) >= after_step):
         return False
-    happens = {"start": is_locked, "checkpoint": is_writing, "evaluation": is_evaluating}.get(moment, is_locked)
+    happens = is_evaluating if moment == "evaluation" else is_writing if "checkpoint" in moment else is_locked
     reached = life.wait_for(lambda: happens(run, life.pid))
     if reached:
-        time.sleep(generator.uniform(0, {"start": 0.3, "any time": 0.1}.get(moment, 0.02)))
+        time.sleep(generator.uniform(0, DELAY_S.get(moment, 0.02)))
         life.kill(with_children=generator.random() < 0.8)
     return reached and os.waitstatus_to_exitcode(life.ended) < 0
 
@@ -59,21 +61,20 @@ def kill_again_and_again(run, unbroken, begin_life, changes, kills):
     print(f"seed {seed}")
     generator = random.Random(seed)
     changes = (*changes, epochs_for(kills))
-    lives, moments, during_writes = [], Counter(), 0
-    while moments.total() < kills:
+    moments = [moment for moment, times in MOMENTS.items() for _ in range(times * kills // 20)]
+    assert len(moments) == kills
+    generator.shuffle(moments)
+    lives, during_writes = [], 0
+    for count, moment in enumerate(moments):
         life = begin_life(lambda: live(run, *changes))
         lives.append(life)
-        (moment,) = generator.choices(list(MOMENTS), list(MOMENTS.values()))
-        killed = kill_at(moment, life, run, generator, after_step=moments.total() * STEPS_PER_KILL)
-        assert killed, (
-            f"seed {seed}: ended by itself with {life.exit_code()} after {moments.total()} kills\n{life.said()}"
-        )
-        moments[moment] += 1
+        killed = kill_at(moment, life, run, generator, after_step=count * STEPS_PER_KILL)
+        assert killed, f"seed {seed}: ended by itself with {life.exit_code()} after {count} kills\n{life.said()}"
         during_writes += is_writing(run, life.pid)
+    print(f"{during_writes} of {len(lives)} kills left half a checkpoint; the last came after step {logged_step(run)}")
     last = begin_life(lambda: live(run, *changes))
     assert last.exit_code() == 0, f"seed {seed}\n{last.said()}"
 
-    print(dict(moments), f"{during_writes} left half a checkpoint")
     assert during_writes >= kills / 10
     assert_same_bits(run, unbroken, f"seed {seed}: the run")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -90,7 +91,7 @@ def kill_again_and_again(run, unbroken, begin_life, changes, kills):
 def test_20_kills_cost_not_one_bit(tmp_path, unbroken, begin_life, workers):
     lives = kill_again_and_again(tmp_path / "run", unbroken, begin_life, WORKERS[workers], kills=20)
     # Workers whose trainer was killed alone notice it and end.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while any(life.children_left() for life in lives) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not any(life.children_left() for life in lives)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import shutil
-from contextlib import AbstractContextManager
 from pathlib import Path
-from unittest import mock
 
 from sightline import api
-from sightline.engine.console import Console
 from sightline.engine.run_folder import is_run
+from tests.cli.tool import RECIPE, without_report
+from tests.conftest import quiet
 
-RECIPE = "yolov7-tiny"
 STEPS_PER_EPOCH = 3
 
 CHANGES = (
@@ -43,10 +39,6 @@ DIFFERS = ("timing.jsonl", "status.json", "run.json", "config.yaml", ".lock", "e
 """Starts of names that tell of clocks, processes, paths and faults: all else of two equal runs is equal."""
 
 
-def quiet() -> Console:
-    return Console(io.StringIO(), is_terminal=False)
-
-
 def changes_with(*changes: str) -> list[str]:
     """The changes of every tiny run, and more of them, which win."""
     given = dict(change.split("=", 1) for change in (*CHANGES, *changes))
@@ -62,15 +54,9 @@ def train(run: Path, *changes: str) -> int:
 def live(run: Path, *changes: str) -> int:
     """What a person or a scheduler does after a kill: go on, or begin where nothing was begun yet."""
     if not is_run(run):
-        shutil.rmtree(run, ignore_errors=True)
         return train(run, *changes)
     with without_report():
         return api.resume(run, console=quiet()).exit_code
-
-
-def without_report() -> AbstractContextManager[object]:
-    """Plots take longer than everything else in so small a run."""
-    return mock.patch("sightline.api.training.report", lambda run: run / "report" / "index.html")
 
 
 def left_by(run: Path) -> dict[str, str]:

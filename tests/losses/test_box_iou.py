@@ -59,7 +59,7 @@ def test_order_and_scale_do_not_matter(kind):
 
 
 @pytest.mark.parametrize("kind", ["iou", "giou", "diou"])
-def test_gradient(kind):
+def test_gradients_are_those_of_finite_differences(kind):
     a, b = random_boxes(8, 3).requires_grad_(), random_boxes(8, 4).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, y: box_overlap_loss(x, y, kind=kind), (a, b))
 

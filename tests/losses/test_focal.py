@@ -29,7 +29,7 @@ def test_without_damping_it_is_half_the_cross_entropy():
 
 @pytest.mark.parametrize("gamma", [0.5, 1.5, 2.0])
 @pytest.mark.parametrize("positive_weight", [1.0, 1.7])
-def test_gradient(gamma, positive_weight):
+def test_gradients_are_those_of_finite_differences(gamma, positive_weight):
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(12, generator=random, dtype=torch.float64).requires_grad_()
     targets = torch.rand(12, generator=random, dtype=torch.float64)

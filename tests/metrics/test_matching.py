@@ -58,6 +58,6 @@ def test_the_largest_overlap_goes_first_and_nobody_chooses_twice():
     assert (detections.tolist(), truths.tolist()) == ([1], [0])
 
 
-def test_place_in_run():
+def test_places_are_counted_anew_in_every_run_of_equal_keys():
     assert place_in_run(np.array([5, 5, 2, 5])).tolist() == [0, 1, 0, 0]
     assert place_in_run(np.zeros(0)).tolist() == []

@@ -42,7 +42,7 @@ def losses_and_gradients(processes, config, count):
     gradients = {name: p.grad for name, p in detector.named_parameters()}
     for tensor in gradients.values() if count > 1 else ():
         torch.distributed.all_reduce(tensor)
-        tensor /= count
+        tensor.div_(count)
     return {name: float(value.detach()) for name, value in processes.mean(losses).items()}, gradients
 
 

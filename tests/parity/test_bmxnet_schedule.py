@@ -27,7 +27,7 @@ def schedule_of(case):
     return Schedule(config, lr=case["base_lr"], momentum=0.9, rules=ALL_ALIKE, length=length)
 
 
-def test_the_rate_of_every_update():
+def test_every_update_has_the_recorded_rate():
     cases = json.loads(oracle("bmxnet", "lr.json").read_text())
     assert cases
     for case in cases:

@@ -10,7 +10,7 @@ from sightline.engine.schedule import Progress, RunLength, Schedule, ScheduleCon
 from tests.conftest import oracle
 
 
-def test_the_cycle_at_every_iteration():
+def test_every_iteration_has_the_recorded_rate_and_momentum():
     used = json.loads(oracle("openpcdet", "optimisation.json").read_text())["config_used"]
     high, low = used["MOMS"]
     config = ScheduleConfig(

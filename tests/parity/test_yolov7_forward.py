@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from sightline.engine.parameter_groups import WEIGHTS_DECAY_BIASES_WARM, group_table, split_parameters
 from sightline.models.yolov7.decode import decode_levels
 from sightline.models.yolov7.layers import DetectionHead
 from sightline.models.yolov7.model import YOLOv7Network
 from sightline.models.yolov7.published import published_names
 from tests.conftest import oracle
 from tests.parity.yolov7_recipe import (
-    CONFIGS,
+    config_of,
     is_anchor,
     names_in,
     read_json,
@@ -32,11 +33,6 @@ def assert_boxes_close(got, want, what):
     assert got.shape == want.shape, what
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-3, err_msg=what)
     np.testing.assert_allclose(got[..., 4:], want[..., 4:], rtol=1e-4, atol=1e-4, err_msg=what)
-
-
-def need(cfg):
-    if cfg not in CONFIGS:
-        pytest.skip(f"no network of ours for {cfg}")
 
 
 class LayerStatistics:
@@ -60,13 +56,14 @@ class Deep:
 
     def __init__(self, name):
         self.meta = read_json("forward", "meta.json")["deep"][name]
-        need(self.meta["cfg"])
+        config_of(self.meta["cfg"])
         self.arrays = np.load(oracle("yolov7", "forward", f"{name}.npz"), allow_pickle=False)
         self.images = recipe_images(self.meta["input_seed"], self.meta["shape"])
 
     def network(self):
         meta = self.meta
-        return recipe_network(meta["cfg"], meta["nc"], meta["weight_seed"], meta["gain"])
+        order = [key for key, _ in meta["state"]]
+        return recipe_network(meta["cfg"], meta["nc"], meta["weight_seed"], meta["gain"], order)
 
     def assert_raw(self, raw, prefix):
         for level, got in enumerate(raw):
@@ -75,7 +72,6 @@ class Deep:
 
 @pytest.fixture(scope="module", params=names_in("forward", "meta.json", of="deep"))
 def deep(request):
-    oracle("yolov7", "forward", "meta.json")
     return Deep(request.param)
 
 
@@ -156,8 +152,6 @@ def test_fused_network_gives_the_recorded_outputs_and_weights(deep):
 
 @pytest.mark.parametrize("cfg", names_in("forward", "meta.json", of="all"))
 def test_every_configuration_gives_the_recorded_boxes(cfg):
-    oracle("yolov7", "forward", "meta.json")
-    need(cfg)
     meta = read_json("forward", "meta.json")["all"][cfg]
     network = recipe_network(cfg, meta["nc"], meta["weight_seed"], meta["gain"]).eval()
     statistics = LayerStatistics(network)
@@ -171,22 +165,11 @@ def test_every_configuration_gives_the_recorded_boxes(cfg):
         assert_boxes_close(decoded.numpy(), arrays[f"{cfg}:eval_decoded"], cfg)
 
 
-def optimizer_groups(network):
-    """Parameters without decay (batch-norm scales, implicit tensors), with decay (other weights), biases."""
-    norms = {f"{name}.weight" for name, m in network.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
-    groups = ([], [], [])
-    for name, parameter in network.named_parameters():
-        no_decay = name in norms or "implicit" in name
-        groups[2 if name.endswith(".bias") else 0 if no_decay else 1].append(parameter)
-    return groups
-
-
 @pytest.mark.parametrize("model", names_in("models.json"))
 def test_model_is_built_as_recorded(model):
     recorded = read_json("models.json")[model]
     cfg, num_classes = model.split("@nc")
-    need(cfg)
-    network = YOLOv7Network(CONFIGS[cfg], int(num_classes))
+    network = YOLOv7Network(config_of(cfg), int(num_classes))
 
     parameters = list(network.parameters())
     assert sum(p.numel() for p in parameters) == recorded["params"]
@@ -206,10 +189,10 @@ def test_model_is_built_as_recorded(model):
     assert sorted({norm.eps for norm in norms}) == recorded["bn_eps"]
     assert sorted({norm.momentum for norm in norms}) == recorded["bn_momentum"]
 
-    groups = optimizer_groups(network)
+    groups = group_table(split_parameters(network, WEIGHTS_DECAY_BIASES_WARM, weight_decay=5e-4))
     want = recorded["groups"]
-    assert [len(group) for group in groups] == [want["pg0_no_decay"], want["pg1_decay"], want["pg2_bias"]]
-    assert [sum(p.numel() for p in group) for group in groups] == want["numel"]
+    assert [row.tensors for row in groups] == [want["pg0_no_decay"], want["pg1_decay"], want["pg2_bias"]]
+    assert [row.numel for row in groups] == want["numel"]
 
     if "state" in recorded:
         names = published_names(network)
@@ -220,10 +203,10 @@ def test_model_is_built_as_recorded(model):
 @pytest.mark.parametrize("cfg", names_in("graphs.json"))
 def test_layers_have_the_recorded_parameters_and_shapes(cfg):
     recorded = read_json("graphs.json")[cfg]
-    need(cfg)
+    config = config_of(cfg)
     *layers, head = recorded
     num_classes = head["out"][0][-1] - 5
-    network = YOLOv7Network(CONFIGS[cfg], num_classes).eval()
+    network = YOLOv7Network(config, num_classes).eval()
     shapes = {}
     for number, layer in enumerate(network.layers):
         layer.register_forward_hook(lambda _l, _i, out, number=number: shapes.update({number: list(out.shape)}))

@@ -8,7 +8,7 @@ import torch
 
 from sightline.losses.box_iou import paired_overlap
 from sightline.models.yolov7.loss import YOLOv7Loss, YOLOv7LossConfig
-from sightline.models.yolov7.targets import find_candidates, match_predictions
+from sightline.models.yolov7.targets import Positives, find_candidates, match_predictions
 from sightline.ops.boxes2d import BoxTargets, cxcywh_to_xyxy
 from tests.conftest import ORACLES, oracle
 
@@ -69,6 +69,18 @@ class Recording:
             config, anchors_px=self.anchors_px, strides=self.strides, num_classes=self.meta["nc"], image_size=640
         )
 
+    def candidates(self, reach: float = 0.5) -> Positives:
+        """Every anchor that may answer for a box, before the matching."""
+        return find_candidates(
+            self.boxes_cxcywh,
+            self.targets.image_index,
+            self.anchors_px,
+            self.strides,
+            [tuple(output.shape[2:4]) for output in self.raw[: self.num_levels]],
+            ratio_threshold=self.meta["hyp"]["anchor_t"],
+            reach=reach,
+        )
+
     def has_twins(self) -> bool:
         """Equal rows among the targets: which of them an anchor is given to is then open."""
         rows = self.arrays["targets"]
@@ -91,7 +103,7 @@ def index_rows(positives) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name, kind", recordings("std", "ota", "aux"))
-def test_loss_and_gradients(name, kind):
+def test_losses_and_gradients_are_the_recorded_ones(name, kind):
     case = Recording(name, kind)
     losses = case.loss()(case.raw, case.targets, (case.height, case.width))
     items = torch.stack((losses["box"], losses["objectness"], losses["class"]))
@@ -107,7 +119,7 @@ def test_loss_and_gradients(name, kind):
 
 
 @pytest.mark.parametrize("name, kind", recordings("std"))
-def test_plain_assignment(name, kind):
+def test_plain_assignment_gives_the_recorded_cells_and_targets(name, kind):
     case = Recording(name, kind)
     (positives,) = case.loss().positives(case.raw, case.targets, (case.height, case.width))
     for i, here in enumerate(positives.by_level(case.num_levels)):
@@ -121,21 +133,13 @@ def test_plain_assignment(name, kind):
 
 
 @pytest.mark.parametrize("name, kind", recordings("ota", "aux"))
-def test_matched_assignment(name, kind):
+def test_candidates_and_matches_are_the_recorded_ones(name, kind):
     case = Recording(name, kind)
     heads = case.loss().positives(case.raw, case.targets, (case.height, case.width))
     names = ("lead", "auxh") if kind == "aux" else ("lead",)
     assert len(heads) == len(names)
     for head, matched in zip(names, heads, strict=True):
-        found = find_candidates(
-            case.boxes_cxcywh,
-            case.targets.image_index,
-            case.anchors_px,
-            case.strides,
-            [tuple(output.shape[2:4]) for output in case.raw[: case.num_levels]],
-            ratio_threshold=case.meta["hyp"]["anchor_t"],
-            reach=1.0 if head == "auxh" else 0.5,
-        )
+        found = case.candidates(reach=1.0 if head == "auxh" else 0.5)
         for i, here in enumerate(found.by_level(case.num_levels)):
             np.testing.assert_array_equal(index_rows(here), case.arrays[f"{kind}:{head}:cand_idx{i}"])
         for i, here in enumerate(matched.by_level(case.num_levels)):
@@ -149,21 +153,13 @@ def test_matched_assignment(name, kind):
 
 @pytest.mark.parametrize("pairs", [1, 1000])
 @pytest.mark.parametrize("name, kind", recordings("ota", "aux"))
-def test_small_chunks_match_the_same(name, kind, pairs):
+def test_matching_in_chunks_changes_nothing(name, kind, pairs):
     case = Recording(name, kind)
     whole = case.loss().positives(case.raw, case.targets, (case.height, case.width))[0]
     square = case.boxes_cxcywh * case.boxes_cxcywh.new_tensor([case.height / case.width, 1] * 2)
-    found = find_candidates(
-        case.boxes_cxcywh,
-        case.targets.image_index,
-        case.anchors_px,
-        case.strides,
-        [tuple(output.shape[2:4]) for output in case.raw[: case.num_levels]],
-        ratio_threshold=case.meta["hyp"]["anchor_t"],
-    )
     chunked = match_predictions(
         case.raw[: case.num_levels],
-        found,
+        case.candidates(),
         square,
         case.targets.labels,
         case.targets.image_index,
@@ -172,11 +168,11 @@ def test_small_chunks_match_the_same(name, kind, pairs):
         iou_candidates=20 if kind == "aux" else 10,
         max_pairs=pairs,
     )
-    for ours, recorded in zip(chunked, whole, strict=True):
-        assert torch.equal(ours, recorded)
+    for some, all_at_once in zip(chunked, whole, strict=True):
+        assert torch.equal(some, all_at_once)
 
 
-def test_overlap_measures_and_their_gradients():
+def test_overlap_measures_and_their_gradients_are_the_recorded_ones():
     arrays = np.load(oracle("yolov7", "loss", "iou.npz"))
     for kind in ("iou", "giou", "diou", "ciou"):
         boxes = torch.from_numpy(arrays["b1"]).requires_grad_()

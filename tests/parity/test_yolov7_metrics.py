@@ -29,7 +29,7 @@ def close(ours, recorded):
 
 
 @BOTH_WAYS
-def test_average_precision_of_judged_detections(to_full_recall):
+def test_average_precision_of_judged_detections_is_the_recorded_one(to_full_recall):
     arrays = np.load(oracle("yolov7", "post", "ap.npz"))
     cases = sorted(name.split(":")[0] for name in arrays.files if name.endswith(":tp"))
     assert cases
@@ -45,7 +45,7 @@ def test_average_precision_of_judged_detections(to_full_recall):
             close(values, arrays[f"{recorded}:{name}"])
 
 
-def test_means_and_fitness():
+def test_means_and_fitness_are_the_recorded_ones():
     arrays = np.load(oracle("yolov7", "post", "ap.npz"))
     for case in meta()["ap"]:
         judged = [arrays[f"{case['i']}:{name}"] for name in ("tp", "conf", "pred_cls", "target_cls")]
@@ -58,7 +58,7 @@ def test_means_and_fitness():
 
 
 @BOTH_WAYS
-def test_area_below_a_curve(to_full_recall):
+def test_the_area_below_a_curve_is_the_recorded_one(to_full_recall):
     arrays = np.load(oracle("yolov7", "post", "ap.npz"))
     cases = sorted(name.split(":")[0] for name in arrays.files if name.endswith(":recall"))
     assert cases
@@ -68,7 +68,7 @@ def test_area_below_a_curve(to_full_recall):
 
 
 @BOTH_WAYS
-def test_whole_evaluation_with_suppression_and_matching(to_full_recall):
+def test_a_whole_evaluation_gives_the_recorded_figures(to_full_recall):
     arrays = np.load(oracle("yolov7", "post", "evaluate.npz"))
     settings = meta()["evaluate"]
     evaluation = YoloEvaluation(to_full_recall=to_full_recall)

@@ -27,7 +27,7 @@ def with_known_boxes(rows: torch.Tensor, known: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("case", NMS_CASES or MISSING)
-def test_detections_and_their_order(case):
+def test_detections_and_their_order_are_the_recorded_ones(case):
     oracle("yolov7", "post", "meta.json")
     arrays = np.load(oracle("yolov7", "post", "nms.npz"))
     options, fixed = case["kwargs"], RECORDED["nms"]["fixed"]
@@ -52,7 +52,7 @@ def test_detections_and_their_order(case):
 
 
 @pytest.mark.parametrize("case", SCALE_CASES or MISSING)
-def test_boxes_in_pixels_of_the_image_file(case):
+def test_boxes_go_back_to_the_recorded_pixels_of_the_image_file(case):
     oracle("yolov7", "post", "meta.json")
     arrays = np.load(oracle("yolov7", "post", "scale_coords.npz"))
     (input_h, input_w), (image_h, image_w) = case["img1_hw"], case["img0_hw"]

@@ -26,7 +26,7 @@ from sightline.models.yolov7.loss import YOLOv7Loss, YOLOv7LossConfig
 from sightline.models.yolov7.published import published_names
 from sightline.ops.boxes2d import BoxTargets, cxcywh_to_xyxy
 from tests.conftest import oracle
-from tests.parity.yolov7_recipe import CONFIGS, fill, read_json, recipe_images
+from tests.parity.yolov7_recipe import config_of, fill, read_json, recipe_images
 
 CPU = torch.device("cpu")
 PREFIX = "detector.network."
@@ -106,7 +106,7 @@ class Case:
             focal_gamma=self.hyper["fl_gamma"],
             pixel_scale="height" if assignment == "ota" else "exact",
         )
-        config = CONFIGS[self.meta["cfg"]].but(loss=loss)
+        config = config_of(self.meta["cfg"]).but(loss=loss)
         detector = YOLOv7(config, num_classes=self.meta["nc"], image_size=self.width)
         fill(detector.network, self.meta["state_names"], self.meta["weight_seed"], self.meta["gain"])
         return detector

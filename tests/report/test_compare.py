@@ -8,7 +8,7 @@ from sightline.report.compare import compare_runs
 from tests.report.example_run import write_run
 
 
-def test_what_differs_and_how_it_went(tmp_path):
+def test_runs_are_compared_by_what_differs_and_how_it_went(tmp_path):
     runs = [write_run(tmp_path / "tiny" / "1"), write_run(tmp_path / "tiny" / "2", seed=1, lr=0.02)]
     comparison = compare_runs(runs)
     assert comparison.run_names == ("tiny/1", "tiny/2")
@@ -20,7 +20,7 @@ def test_what_differs_and_how_it_went(tmp_path):
     assert Image.open(io.BytesIO(comparison.picture)).format == "PNG"
 
 
-def test_keys_and_figures_that_one_run_lacks(tmp_path):
+def test_a_dash_stands_for_what_one_run_lacks(tmp_path):
     runs = [write_run(tmp_path / "a" / "1"), write_run(tmp_path / "b" / "1")]
     (runs[1] / "config.yaml").write_text("recipe: other\n")
     (runs[1] / "metrics.jsonl").write_text('{"step": 5, "epoch": 0, "kind": "eval", "values": {"top1": 0.5}}\n')
@@ -42,7 +42,7 @@ def test_one_run_is_no_comparison(tmp_path):
         compare_runs([write_run(tmp_path / "a")])
 
 
-def test_a_folder_that_is_no_run(tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="no such folder"):
         compare_runs([write_run(tmp_path / "a"), tmp_path / "b"])
 

@@ -139,7 +139,7 @@ def test_what_is_missing_is_left_out(quick, tmp_path):
     assert "Notes" not in page.text
 
 
-def test_a_run_that_has_only_begun(quick, tmp_path):
+def test_a_run_that_has_only_begun_has_a_page(quick, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text("lr: 0.1\n")
@@ -174,7 +174,7 @@ def test_curves_of_the_wrong_length_are_named_and_passed_over(tmp_path):
     assert "F1 over confidence, IoU 0.5: not drawn" in page_of(run).text
 
 
-def test_a_half_line_and_numbers_that_are_not_finite(quick, tmp_path):
+def test_a_half_line_and_numbers_that_are_not_finite_are_no_faults(quick, tmp_path):
     run = write_run(tmp_path / "run")
     with (run / "metrics.jsonl").open("a") as log:
         log.write('{"step": 1210, "epoch": 12, "kind": "train", "values": {"loss": "NaN", "loss/box": "Infinity"}}\n')
@@ -210,7 +210,7 @@ def test_pictures_stand_in_the_order_of_their_numbers(quick, tmp_path):
     assert captions == ["val_9", "val_10", "train_batch_0"]
 
 
-def test_more_pictures_than_fit(quick, tmp_path):
+def test_of_more_pictures_than_fit_the_first_are_shown(quick, tmp_path):
     run = write_run(tmp_path / "run", picture_names=[f"val_{i}.jpg" for i in range(30)])
     page = page_of(run)
     assert "the first 24 of 30 pictures" in page.text
@@ -230,14 +230,14 @@ def test_a_report_again_replaces_the_first(quick, tmp_path):
     assert [path.name for path in first.parent.iterdir()] == ["index.html"]
 
 
-def test_no_run(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="no such folder"):
         build_report(tmp_path / "nowhere")
     with pytest.raises(RunError, match="holds no run"):
         build_report(tmp_path)
 
 
-def test_a_page_that_cannot_be_written(quick, tmp_path):
+def test_a_page_that_cannot_be_written_is_a_mistake_of_the_user(quick, tmp_path):
     run = write_run(tmp_path / "run")
     (run / "report").write_text("in the way")
     with pytest.raises(RunError, match="cannot be written"):
@@ -273,7 +273,7 @@ def test_the_best_evaluation_is_the_one_that_the_configuration_asks_for(tmp_path
     assert read_run(tmp_path).best_row.step == best_step
 
 
-def test_figures_and_moments():
+def test_figures_and_moments_are_written_for_people():
     assert [figure(value) for value in (None, 0.12345, 1234.56)] == ["–", "0.123", "1,234.6"]
     assert moment("2026-03-02T10:00:00+00:00") == "2026-03-02 10:00"
     assert moment("soon") == "soon"

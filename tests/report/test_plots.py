@@ -46,7 +46,7 @@ def test_a_long_line_keeps_its_shape():
 
 
 @pytest.mark.parametrize("values", [np.zeros(5), -np.ones(5), np.full(5, np.nan), np.full(5, np.inf), np.zeros(0)])
-def test_lines_without_a_logarithm(values):
+def test_lines_without_a_logarithm_are_drawn_all_the_same(values):
     pixels(plots.lines_plot({"a": (np.arange(len(values)), values)}, log_y=True))
 
 
@@ -57,7 +57,7 @@ def test_rates_and_momentum_stand_in_two_panels():
     assert two.shape[0] == 2 * one.shape[0]
 
 
-def test_nothing_to_draw():
+def test_an_empty_plot_is_a_picture_too():
     pixels(plots.lines_plot({}))
     pixels(plots.stacked_plot([]))
     pixels(plots.class_histogram(DataFacts()))

@@ -98,7 +98,7 @@ def test_truths_without_area_are_mentioned(tmp_path):
     assert any("no area" in note for note in score_coco(*paths).notes)
 
 
-def test_a_detection_of_an_unknown_image(tmp_path):
+def test_a_detection_of_an_unknown_image_is_named(tmp_path):
     paths, _, found = write_files(tmp_path, 3)
     paths[1].write_text(json.dumps([*found, {**found[0], "image_id": 5}]))
     with pytest.raises(DataError, match=rf"detections\[{len(found)}\]: image_id 5"):

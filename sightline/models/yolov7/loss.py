@@ -272,7 +272,7 @@ class YOLOv7Loss(nn.Module):
 
 def _weighted(mean: Tensor, weights: Tensor | None, place: int) -> Tensor:
     """A mean with its share weight; a mean over nothing is 0."""
-    return mean if weights is None else torch.where(weights[place] > 0, mean, 0.0) * weights[place]
+    return mean if weights is None else torch.where(weights[place] > 0, mean, 0.0) * weights[place].to(mean.dtype)
 
 
 class _Gather(torch.autograd.Function):

@@ -1,0 +1,78 @@
+"""Rows as TensorBoard events. TensorBoard is imported in the tracker's thread.
+
+The events are for people to look at, nothing is read back from them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sightline.engine.trackers.appended import AppendedFile
+from sightline.engine.trackers.tracker import TrackedRow
+
+FILE_VERSION = "brain.Event:2"
+"""What every events file begins with."""
+
+
+class TensorBoardTracker:
+    """Writes ``events.*`` into the run's folder: ``train/loss/box``, ``lr/decay``, ``metrics/AP`` and so on.
+
+    Args:
+        run_dir: The run's folder.
+        purge_step: After a resume: TensorBoard forgets what was written from this step on.
+    """
+
+    def __init__(self, run_dir: Path, *, purge_step: int | None = None) -> None:
+        self.run_dir = run_dir
+        self.purge_step = purge_step
+        self._file: AppendedFile | None = None
+        self._records: Any = None
+
+    def open(self) -> None:
+        """Begin an events file.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        # Readers take files by name: two sessions in one second must not change places, or one hides rows of the other.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}.0"
+        self.abandon()
+        self._file = AppendedFile(self.run_dir / name)
+        self._records = RecordWriter(self._file)
+        self._put(Event(file_version=FILE_VERSION), time.time())
+        if self.purge_step is not None:
+            self._put(Event(step=self.purge_step, session_log=SessionLog(status=SessionLog.START)), time.time())
+
+    def write(self, rows: Sequence[TrackedRow]) -> None:
+        """Add all figures of the rows at their steps.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for row in rows:
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in row.tagged().items()]
+            self._put(Event(step=row.step, summary=Summary(value=values)), row.time)
+
+    def close(self, outcome: str) -> None:
+        """Close the file."""
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _put(self, event: Any, wall_time: float) -> None:
+        event.wall_time = wall_time
+        self._records.write(event.SerializeToString())
