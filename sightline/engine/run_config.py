@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +16,7 @@ from sightline.engine.accumulation import AccumulationConfig
 from sightline.engine.early_stop import EarlyStoppingConfig
 from sightline.engine.ema import EmaConfig
 from sightline.engine.evaluation import EvaluateConfig, refuse_unmeasured_loss
+from sightline.engine.finding import DataReview, Finding
 from sightline.engine.log import LogConfig
 from sightline.engine.optim import OptimizerConfig
 from sightline.engine.retention import CheckpointConfig
@@ -146,3 +147,20 @@ class RunConfig(Config):
             UserError: If the data cannot be used or contradicts the configuration.
         """
         raise NotImplementedError("a task's own configuration opens its data")
+
+    def review_data(self, *, decode: bool = True, tell: Callable[[str], None] = lambda text: None) -> DataReview:
+        """Look at all of the data before a run, and list everything that is wrong with it.
+
+        Args:
+            decode: Look into the samples too, not at their truth alone.
+            tell: Called with what is being done.
+        """
+        return DataReview(lambda variant: variant.open())
+
+    def preflight_findings(self, problem: Problem) -> list[Finding]:
+        """What a task or model knows about how it fits its data: anchors, ranges, sizes.
+
+        Args:
+            problem: What ``review_data().open`` gave.
+        """
+        return []
