@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from sightline.config.errors import ConfigError
@@ -69,6 +70,15 @@ def test_a_negative_zero_stays_one_in_the_average():
     constant.update()
     assert bits(averaged.state_tensors()["weight"]) != bits(layer.weight)
     assert bits(constant.state_tensors()["weight"]) == bits(layer.weight)
+
+
+def test_a_run_keeps_a_frozen_negative_zero_too(tmp_path):
+    start = start_of(toy_run())
+    start["net.0.weight"][0] = -0.0
+    save_file(start, tmp_path / "start.safetensors")
+    after = run(toy_run(freeze=FIRST_LAYERS, weights=tmp_path / "start.safetensors"), tmp_path / "a")
+    for group in ("model", "ema"):
+        assert changed(start, after[group]) == OF_THE_HEAD
 
 
 def test_an_evaluation_sees_frozen_weights_beside_averaged_ones():
