@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.api.table import Table
+from sightline.api.user_code import pinned
 from sightline.config.errors import ConfigError, UserError, did_you_mean
 from sightline.config.override import (
     Change,
@@ -139,7 +140,10 @@ def _resolve(
     _refuse_other_recipe(by_hand)
     _refuse_missing_data(by_hand)
     name, place, in_file = _origin_of(recipe, from_run)
-    return _changed(_base(name, place), in_file, by_hand, is_repeated=from_run is not None)
+    config, origins = _changed(_base(name, place), in_file, by_hand, is_repeated=from_run is not None)
+    if _is_of_a_run(recipe, from_run) and not any(change.key == "callbacks" for change in by_hand):
+        config = pinned(config)
+    return config, origins
 
 
 def _base(name: str, place: str) -> RunConfig:
@@ -171,6 +175,13 @@ def _changed(
     )
     refuse_without_effect(config, [*_differing(base, [] if is_repeated else in_file, by_hand), *by_hand])
     return config, origins
+
+
+def _is_of_a_run(recipe: str | Path | None, from_run: PathLike | None) -> bool:
+    """Whether the configuration comes out of a run's folder, which a stranger may have made."""
+    from sightline.engine.run_folder import is_run
+
+    return from_run is not None or (recipe is not None and is_run(Path(recipe).expanduser().parent))
 
 
 def _differing(base: RunConfig, in_file: Sequence[Change], by_hand: Sequence[Change]) -> list[Change]:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from sightline.api.configuration import PathLike, read_config, resolve, write_config
 from sightline.api.runs import report
+from sightline.api.user_code import as_change, load_callbacks
 from sightline.config.errors import ConfigError, UserError
 from sightline.config.override import parse_change
 
 if TYPE_CHECKING:
+    from sightline.engine.callback import Callback
     from sightline.engine.console import Console
     from sightline.engine.run_config import Problem, RunConfig
 
@@ -70,9 +72,10 @@ def train(
     folder = None if out is None else Path(out).expanduser()
     check_new_run_folder(config.recipe or "run", name=name, out=folder)
     console = _console(console)
+    config, callbacks = load_callbacks(config, console, again="sightline train --from RUN")
     problem = open_problem(config, console)
     run_dir = new_run_folder(config.recipe or "run", name=name, out=folder)
-    return _run(config, problem, run_dir, resume=False, console=console)
+    return _run(config, problem, run_dir, resume=False, console=console, callbacks=callbacks)
 
 
 def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | None = None) -> TrainResult:
@@ -102,7 +105,8 @@ def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | Non
     if not changes and _lacks_its_report(run_dir):
         return _with_report(TrainResult(run_dir, 0, _last_step(run_dir)), console)
     config = settle(read_config(run_dir, changes))
-    return _run(config, open_problem(config, console), run_dir, resume=True, console=console)
+    config, callbacks = load_callbacks(config, console, again=f"sightline resume {quote(str(run_dir))}")
+    return _run(config, open_problem(config, console), run_dir, resume=True, console=console, callbacks=callbacks)
 
 
 def _console(console: Console | None) -> Console:
@@ -129,10 +133,19 @@ def open_problem(config: RunConfig, console: Console) -> Problem:
         return config.open()
 
 
-def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, console: Console) -> TrainResult:
+def _run(
+    config: RunConfig,
+    problem: Problem,
+    run_dir: Path,
+    *,
+    resume: bool,
+    console: Console,
+    callbacks: Sequence[Callback] = (),
+) -> TrainResult:
     """Train in a run folder, write its report, and note in run.json how it ended."""
     from sightline.api.summary import start_summary
     from sightline.engine.atomic_file import replace_file
+    from sightline.engine.crew import CallbackError
     from sightline.engine.loop import Training
     from sightline.engine.run_folder import CONFIG_FILE, DATA_FILE
     from sightline.engine.run_record import end_session, start_session
@@ -152,7 +165,9 @@ def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, co
         console.say(f"run folder: {run_dir}" if resume else start_summary(config, problem, training, run_dir))
 
     try:
-        result = run_session(config, problem, run_dir, resume=resume, console=console, on_start=note_start)
+        result = run_session(
+            config, problem, run_dir, resume=resume, console=console, callbacks=callbacks, on_start=note_start
+        )
     except BaseException as error:
         if started:
             aborted = isinstance(error, KeyboardInterrupt)
@@ -160,6 +175,9 @@ def _run(config: RunConfig, problem: Problem, run_dir: Path, *, resume: bool, co
                 end_session(run_dir, "interrupted" if aborted else "failed", 2 if isinstance(error, UserError) else 1)
             if aborted:
                 console.say(f"aborted; steps since the last checkpoint are lost. Continue from it with: {again}")
+            if isinstance(error, CallbackError) and config.callbacks:
+                mended = quote(as_change(config.callbacks))
+                console.say(f"When the file is mended, continue from the newest checkpoint with: {again} {mended}")
         elif not resume:
             _remove_if_unused(run_dir)
         raise

@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -486,6 +487,9 @@ def main() -> None:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":
             _fail(f"out of memory: lower batch_size or image_size. {str(error).splitlines()[0]}", code=1)
+        if type(error).__name__ == "CallbackError":
+            traceback.print_exception(error.__cause__)
+            _fail(str(error), code=1)
         if not hasattr(error, "format_message"):  # only usage errors of the command line have it
             raise
         context = getattr(error, "ctx", None)

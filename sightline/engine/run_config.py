@@ -22,6 +22,8 @@ from sightline.engine.optim import OptimizerConfig
 from sightline.engine.retention import CheckpointConfig
 from sightline.engine.schedule import ScheduleConfig
 from sightline.engine.task import Loader, Task
+from sightline.engine.user_callbacks import CallbackConfig, as_list
+from sightline.engine.watch import WatchConfig
 
 PathText = Annotated[Path, BeforeValidator(expand_path)]
 """A path; ``~`` and environment variables are expanded."""
@@ -110,6 +112,14 @@ class RunConfig(Config):
     figure ``by``); never when left out."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    callbacks: Annotated[tuple[CallbackConfig, ...], BeforeValidator(as_list)] = ()
+    """Callbacks of yours, called in this order: ``FILE.py:CLASS``, or ``{file: FILE.py, name: CLASS, options: {...}}``.
+    """
+    watch: WatchConfig | None = None
+    """Figures of activations and gradients, e.g. ``watch={layers: ["*.conv"], every_steps: 50}``; none when left out.
+    """
+    profile: PositiveInt | None = None
+    """Tell after so many steps where their time and memory went; also in the run's profile.json."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -124,6 +134,12 @@ class RunConfig(Config):
     def _early_stopping_is_measured(self) -> Self:
         if self.early_stopping is not None and self.early_stopping.by is not None:
             refuse_unmeasured_loss("early_stopping.by.metric", self.early_stopping.by, measured=self.evaluate.loss)
+        return self
+
+    @model_validator(mode="after")
+    def _watched_layers_are_called(self) -> Self:
+        if self.watch is not None and self.compile:
+            raise ValueError("watch looks into layers, which a compiled model does not call: set compile=false")
         return self
 
     def without_effect(self) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from sightline.engine.checkpoint import CheckpointState
 from sightline.engine.checkpoint_reader import Checkpoint, load_tensors
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.copying import copy_exactly
+from sightline.engine.crew import Crew
 from sightline.engine.loop import Training
 from sightline.engine.metrics_log import MetricsLog
 from sightline.engine.retention import CheckpointConfig
@@ -25,15 +26,15 @@ class Saver(Callback):
     def __init__(self, writer: CheckpointWriter, config: CheckpointConfig, run_dir: Path) -> None:
         self.writer = writer
         self.due = SaveSchedule(config, run_dir)
-        self.watched: list[tuple[str, Callback]] = []
+        self.crew = Crew([])
         self.logs: dict[str, MetricsLog] = {}
         self.saved_step = -1
         self._metrics: dict[str, float] = {}
         self._evaluated_step = self._reported_step = -1
 
-    def watch(self, callbacks: Sequence[Callback], *, logs: Mapping[str, MetricsLog]) -> None:
+    def watch(self, crew: Crew, *, logs: Mapping[str, MetricsLog]) -> None:
         """Keep the state of these callbacks and the lengths of these logs in every checkpoint."""
-        self.watched = [(type(callback).__name__, callback) for callback in callbacks]
+        self.crew = crew
         self.logs = dict(logs)
 
     def on_run_start(self, training: Training) -> None:
@@ -76,7 +77,7 @@ class Saver(Callback):
                     "iteration": training.iteration,
                     "ema_updates": training.ema.updates if training.ema is not None else 0,
                     "guard": training.guard.state(),
-                    "callbacks": {name: callback.state() for name, callback in self.watched},
+                    "callbacks": self.crew.states(),
                     "logs": {name: log.length for name, log in self.logs.items()},
                 },
             ),

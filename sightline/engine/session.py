@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,8 +17,10 @@ from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.checkpoint_reader import Checkpoint, find_checkpoints, newest_whole, set_aside
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.console import Console
+from sightline.engine.crew import Crew
 from sightline.engine.early_stop import EarlyStop
 from sightline.engine.ema import Ema
+from sightline.engine.epoch_clock import EpochClock
 from sightline.engine.evaluation import Evaluator
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.freeze import freeze
@@ -30,6 +32,7 @@ from sightline.engine.loop import Training, train
 from sightline.engine.metrics_log import METRICS_FILE, TIMING_FILE, MetricsLog, cut_back_to_length, cut_back_to_step
 from sightline.engine.optim import build_optimizer
 from sightline.engine.precision import Precision, fastest_precision, to_channels_last
+from sightline.engine.profiler import Profiler
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.run_folder import is_run
 from sightline.engine.run_record import read_record
@@ -38,7 +41,9 @@ from sightline.engine.schedule import Schedule
 from sightline.engine.start_weights import start_from_weights
 from sightline.engine.status import Heartbeat
 from sightline.engine.stop import StopRequest
+from sightline.engine.stopwatch import OFF, RunningStopwatch
 from sightline.engine.trackers.following import open_trackers
+from sightline.engine.watch import Watch, matching_layers
 
 Outcome = Literal["done", "stopped"]
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -112,6 +117,8 @@ def build_training(config: RunConfig, problem: Problem) -> Training:
         to_channels_last(task)
     frozen = freeze(task, config.freeze)
     optimizer = build_optimizer(config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.batch_size))
+    if config.watch is not None:
+        matching_layers(task, config.watch.layers)
     if config.compile:
         for module in task.modules_to_compile():
             module.compile()
@@ -204,7 +211,7 @@ def run_session(
         run_dir: The run's folder. It is locked while this works.
         resume: Whether to continue.
         console: Where to show progress.
-        callbacks: More watchers; called before the checkpoint of their moment is taken.
+        callbacks: The user's; called before the evaluation and the checkpoint of their moment.
         on_start: Called once the folder is locked and everything is built and loaded, before the first step.
 
     Raises:
@@ -221,6 +228,7 @@ def run_session(
     with stop.listening(), RunLock(run_dir), ExitStack() as stack:
         checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
         training, started = build_training(config, problem), None
+        training.run_dir = run_dir
         early_stop = None
         if config.early_stopping is not None:
             early_stop = EarlyStop(config.early_stopping, config.evaluate.best, console.say)
@@ -286,43 +294,59 @@ def run_session(
             train_batches=config.log.train_pictures,
             eval_samples=config.log.eval_pictures,
         )
-        every: list[Callback] = [beat, logger, console, result, gallery, trackers, *callbacks]
+        every: list[Callback] = [beat, logger, console, result, gallery, trackers]
+        stopwatch = OFF if config.profile is None else RunningStopwatch()
+        if config.profile is not None:
+            every.append(Profiler(config.profile, stopwatch, run_dir, say=console.say, unit=problem.unit))
+        if config.watch is not None:
+            every.append(Watch(config.watch, training.task, sinks))
+        every += callbacks
         every += [early_stop] if early_stop is not None else []
         evaluator = None
         if eval_loader is not None:
             evaluator = Evaluator(
-                config.evaluate, eval_loader, [*every, saver], on_batch=gallery.on_batch, should_stop=stop
+                config.evaluate,
+                eval_loader,
+                [Crew([*every, saver], stopwatch=stopwatch)],
+                on_batch=gallery.on_batch,
+                should_stop=stop,
             )
             every.append(evaluator)
-        every.append(saver)
-        saver.watch(every, logs={METRICS_FILE: metrics_log})
+        every += [saver, EpochClock(timing_log, say=console.say)]
+        crew = Crew(every, stopwatch=stopwatch)
+        saver.watch(crew, logs={METRICS_FILE: metrics_log})
         if checkpoint is not None:
-            for name, callback in saver.watched:
-                callback.load_state(checkpoint.state["callbacks"].get(name, {}))
+            crew.load_states(checkpoint.state["callbacks"])
             result.metrics, saver.saved_step = dict(checkpoint.manifest.metrics), checkpoint.step
 
         outcome = "failed"
         heartbeat.beat("starting", step=training.step, epoch=training.epoch)
         try:
-            for callback in every:
-                callback.on_run_start(training)
+            crew.on_run_start(training)
             if (evaluator is None or evaluator.cut_short is None) and not gave_up():
-                outcome = train(training, loader, callbacks=every, should_stop=lambda: stop() or gave_up())
+                outcome = train(
+                    training,
+                    loader,
+                    callbacks=[crew],
+                    should_stop=lambda: stop() or gave_up(),
+                    stopwatch=stopwatch,
+                )
             if evaluator is not None and evaluator.cut_short is not None:
                 outcome = "stopped"
             elif gave_up():
                 outcome = "done"
             saver.save(training, reason=outcome)
             writer.flush()
+            crew.on_run_end(training, outcome)
         except BaseException as error:
             heartbeat.beat("failed", message=str(error).splitlines()[0] if str(error) else type(error).__name__)
+            with suppress(Exception):  # what ended the run is to be told, not what it led to
+                crew.on_run_end(training, "failed")
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 why = f"{error.strerror}. The checkpoints are whole: make room, then resume the run"
                 raise OSError(error.errno, why, error.filename) from error
             raise
         finally:
-            for callback in every:
-                callback.on_run_end(training, outcome)
             loader.close()
             if eval_loader is not None:
                 eval_loader.close()
