@@ -17,7 +17,7 @@ from sightline import api
 from sightline.cli.main import app
 from sightline.config.base import Config, field_help
 from sightline.config.errors import UserError
-from sightline.config.override import leaves
+from sightline.config.explain import keys_of
 from sightline.recipes import RECIPES, recipe
 from tests.conftest import ROOT
 
@@ -83,11 +83,11 @@ def parsed(arguments):
 
 
 def keys_of_all_recipes():
-    return {key for name in RECIPES for key, _ in leaves(recipe(name))} | set(groups_of_all_recipes())
+    return {key for name in RECIPES for key in keys_of(type(recipe(name)))}
 
 
 def groups_of_all_recipes():
-    keys = {key for name in RECIPES for key, _ in leaves(recipe(name))}
+    keys = {key for name in RECIPES for key in keys_of(type(recipe(name)))}
     return {key.rsplit(".", n)[0] for key in keys for n in range(1, key.count(".") + 1)}
 
 

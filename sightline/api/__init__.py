@@ -11,6 +11,7 @@ from sightline.api.datasets import check, score_coco, world
 from sightline.api.inference import Figures, evaluate
 from sightline.api.output import check_output, write_output
 from sightline.api.prediction import Found, PicturePrediction, Predictor, free_folder, load, predict
+from sightline.api.preflight import PreflightReport, names_a_run, preflight
 from sightline.api.runs import compare, plot_lr, report, status
 from sightline.api.table import Table
 from sightline.api.training import TrainResult, resume, train
@@ -20,6 +21,7 @@ __all__ = [
     "Found",
     "PicturePrediction",
     "Predictor",
+    "PreflightReport",
     "Table",
     "TrainResult",
     "check",
@@ -31,8 +33,10 @@ __all__ = [
     "free_folder",
     "list_recipes",
     "load",
+    "names_a_run",
     "plot_lr",
     "predict",
+    "preflight",
     "report",
     "resolve",
     "resume",

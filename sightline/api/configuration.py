@@ -6,12 +6,13 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.api.table import Table
-from sightline.config.errors import ConfigError, did_you_mean
+from sightline.api.user_code import pinned
+from sightline.config.errors import ConfigError, UserError, did_you_mean
 from sightline.config.override import (
     Change,
     apply_changes,
@@ -56,6 +57,60 @@ def resolve(
     return _resolve(recipe, by_hand, from_run=from_run)
 
 
+def resolve_leniently(
+    recipe: str | Path, changes: Sequence[str] = (), *, data: PathLike | None = None
+) -> tuple[RunConfig | None, list[str]]:
+    """As ``resolve``, but a change that is wrong is left out, so that all of them can be told at once.
+
+    Returns:
+        The configuration of the changes that are right, or None where the recipe or the data is not known; and what
+        is wrong with each of the others. Whether the data exists is not asked.
+    """
+    wrong, by_hand = [], []
+    for text in changes:
+        try:
+            by_hand.append(parse_change(text))
+        except ConfigError as error:
+            wrong.append(str(error))
+    if data is not None:
+        by_hand.append(Change("data.path", os.fspath(data), "--data"))
+    try:
+        name, place, in_file = _origin_of(recipe, None)
+        base = _base(name, place)
+    except UserError as error:
+        return None, [*wrong, str(error)]
+
+    def attempt(given: Sequence[Change]) -> RunConfig | ConfigError:
+        mine = [change for change in in_file if change in given], [change for change in by_hand if change in given]
+        try:
+            return _changed(base, *mine)[0]
+        except ConfigError as error:
+            return error
+
+    given = leaf_changes([*in_file, *by_hand])
+    in_file, by_hand = leaf_changes(in_file), leaf_changes(by_hand)
+    while isinstance(found := attempt(given), ConfigError):
+        wrong.append(str(found))
+        culprit = _culprit(found, given, attempt)
+        if culprit.key == "data.path":  # the run would be another one without
+            return None, wrong
+        given.remove(culprit)
+    return found, wrong
+
+
+def _culprit(
+    error: ConfigError, given: Sequence[Change], attempt: Callable[[Sequence[Change]], RunConfig | ConfigError]
+) -> Change:
+    """The change without which the error is another one or none; one that the error names, where several are."""
+    involved = []
+    for change in given:
+        rest = attempt([other for other in given if other is not change])
+        if not isinstance(rest, ConfigError) or str(rest) != str(error):
+            involved.append(change)
+    named = [change for change in involved if change.key in str(error)]
+    return [*named, *involved, *given][0]
+
+
 def read_config(
     run_dir: Path, changes: Sequence[str] = (), *, data: PathLike | None = None, split: str | None = None
 ) -> RunConfig:
@@ -85,20 +140,48 @@ def _resolve(
     _refuse_other_recipe(by_hand)
     _refuse_missing_data(by_hand)
     name, place, in_file = _origin_of(recipe, from_run)
-    refuse_contradictions(in_file)
+    config, origins = _changed(_base(name, place), in_file, by_hand, is_repeated=from_run is not None)
+    if _is_of_a_run(recipe, from_run) and not any(change.key == "callbacks" for change in by_hand):
+        config = pinned(config)
+    return config, origins
+
+
+def _base(name: str, place: str) -> RunConfig:
+    """The recipe of a name that stands at a place."""
     from sightline.recipes import recipe as recipe_named
 
     try:
-        base = recipe_named(name)
+        return recipe_named(name)
     except ConfigError as error:
         raise ConfigError(f"{place}{error}") from None
+
+
+def _changed(
+    base: RunConfig, in_file: Sequence[Change], by_hand: Sequence[Change], *, is_repeated: bool = False
+) -> tuple[RunConfig, dict[str, str]]:
+    """A recipe with the changes of a file and those made by hand, all of which must have an effect.
+
+    Args:
+        base: The recipe.
+        in_file: Changes of a file.
+        by_hand: Changes that win over them.
+        is_repeated: The file is that of a run, and taken as it is.
+    """
+    refuse_contradictions(in_file)
+    refuse_contradictions(by_hand)
+    _refuse_other_recipe(by_hand)
     config, origins = apply_changes(
         base, [*_one_length(in_file), *_other_data(in_file, by_hand), *_one_length(by_hand)]
     )
-    if from_run is not None:
-        in_file = []  # what a run had is taken as it is
-    refuse_without_effect(config, [*_differing(base, in_file, by_hand), *by_hand])
+    refuse_without_effect(config, [*_differing(base, [] if is_repeated else in_file, by_hand), *by_hand])
     return config, origins
+
+
+def _is_of_a_run(recipe: str | Path | None, from_run: PathLike | None) -> bool:
+    """Whether the configuration comes out of a run's folder, which a stranger may have made."""
+    from sightline.engine.run_folder import is_run
+
+    return from_run is not None or (recipe is not None and is_run(Path(recipe).expanduser().parent))
 
 
 def _differing(base: RunConfig, in_file: Sequence[Change], by_hand: Sequence[Change]) -> list[Change]:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from sightline.api.configuration import PathLike, read_config, resolve, write_config
 from sightline.api.runs import report
+from sightline.api.user_code import as_change, load_callbacks
 from sightline.config.errors import ConfigError, UserError
 from sightline.config.override import parse_change
 
 if TYPE_CHECKING:
     import torch
 
+    from sightline.engine.callback import Callback
     from sightline.engine.console import Console
     from sightline.engine.processes import Processes, Share
     from sightline.engine.run_config import Problem, RunConfig
@@ -89,10 +91,11 @@ def train(
             return _in_processes(config, Path(begun), processes, device, resume=True, console=console)
         if processes.is_first:
             check_new_run_folder(config.recipe or "run", name=name, out=folder)
-        problem = open_problem(config, device, console, processes.share)
-        made = new_run_folder(config.recipe or "run", name=name, out=folder) if processes.is_first else None
+        noted, callbacks = load_callbacks(config, console, again="sightline train --from RUN")
+        problem = open_problem(noted, device, console, processes.share)
+        made = new_run_folder(noted.recipe or "run", name=name, out=folder) if processes.is_first else None
         run_dir = Path(processes.tell(None if made is None else str(made)))
-        return _run(config, problem, run_dir, processes, device, resume=False, console=console)
+        return _run(noted, problem, run_dir, processes, device, resume=False, console=console, callbacks=callbacks)
 
 
 def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | None = None) -> TrainResult:
@@ -132,8 +135,10 @@ def _in_processes(
     config: RunConfig, run_dir: Path, processes: Processes, device: torch.device, *, resume: bool, console: Console
 ) -> TrainResult:
     """Open the data and train in a folder that is known."""
+    again = f"sightline resume {quote(str(run_dir))}" if resume else "sightline train --from RUN"
+    config, callbacks = load_callbacks(config, console, again=again)
     problem = open_problem(config, device, console, processes.share)
-    return _run(config, problem, run_dir, processes, device, resume=resume, console=console)
+    return _run(config, problem, run_dir, processes, device, resume=resume, console=console, callbacks=callbacks)
 
 
 def must_launch(config: RunConfig) -> bool:
@@ -260,10 +265,12 @@ def _run(
     *,
     resume: bool,
     console: Console,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
     """Train in a run folder, write its report, and note in run.json how it ended."""
     from sightline.api.summary import start_summary
     from sightline.engine.atomic_file import replace_file
+    from sightline.engine.crew import CallbackError
     from sightline.engine.launch import find_launch
     from sightline.engine.loop import Training
     from sightline.engine.run_folder import CONFIG_FILE, DATA_FILE
@@ -298,6 +305,7 @@ def _run(
             run_dir,
             resume=resume,
             console=console,
+            callbacks=callbacks,
             on_start=note_start,
             processes=processes,
             device=device,
@@ -309,6 +317,9 @@ def _run(
                 end_session(run_dir, "interrupted" if aborted else "failed", 2 if isinstance(error, UserError) else 1)
             if aborted:
                 console.say(f"aborted; steps since the last checkpoint are lost. Continue from it with: {again}")
+            if isinstance(error, CallbackError) and config.callbacks:
+                mended = quote(as_change(config.callbacks))
+                console.say(f"When the file is mended, continue from the newest checkpoint with: {again} {mended}")
         elif not resume and processes.is_first:
             _remove_if_unused(run_dir)
         raise

@@ -9,15 +9,25 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
-from sightline.cli.show import counting, fault_style, help_style, origin_style, show, show_lines
+from sightline.cli.show import (
+    counting,
+    fault_style,
+    finding_style,
+    help_style,
+    origin_style,
+    show,
+    show_lines,
+    working,
+)
 from sightline.config import exit_codes
-from sightline.config.errors import DataError
+from sightline.config.errors import ConfigError, DataError
+from sightline.config.printable import printable
 
 INTERRUPTED = 130
 """What typer makes of Ctrl-C where nothing catches it."""
@@ -363,33 +373,71 @@ def plot_lr(
 
 @command(panel=DATA)
 def check(
-    data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="data set: YOLO, COCO or Pascal VOC", show_default=False)
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA|RECIPE",
+            help="a data set (YOLO, COCO or Pascal VOC), or a recipe or YAML file of changes; what exists is a path",
+            show_default=False,
+            autocompletion=_recipe_names,
+        ),
     ],
+    changes: Changes = None,
+    data: DataPath = None,
+    out: Annotated[Path | None, typer.Option(help="run folder that RECIPE would write")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the run that RECIPE would begin")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="read headers only, do not decode the images")] = False,
-    copies: Annotated[bool, typer.Option("--copies", help="look for images with the same content too")] = False,
-    every: Annotated[bool, typer.Option("--all", help="show every place, not the first five of each kind")] = False,
-    json: Annotated[Path | None, typer.Option(help="write all faults to this file")] = None,
+    copies: Annotated[bool, typer.Option("--copies", help="DATA: look for images with the same content too")] = False,
+    every: Annotated[bool, typer.Option("--all", help="DATA: show every place, not the first of each kind")] = False,
+    json: Annotated[Path | None, typer.Option(help="write everything that was found to this file")] = None,
 ) -> None:
-    """Look for faults in a data set: every one with file and line. Writes nothing into it.
+    """Look for everything that is wrong with a data set, or with a run before it begins.
 
-    Ends with exit code 2 where training would refuse the data.
+    Of DATA it lists all faults, every one with file and line. Of RECIPE it builds all that a run would build and takes
+    a few steps: configuration, labels, anchors, shapes, losses, memory, disk and time. It writes nothing into the data
+    or a run folder. Ends with exit code 2 where training would refuse, or would not come to its end.
 
     Examples:
         sightline check my_data/data.yaml
         sightline check my_data --all --json faults.json
+        sightline check yolov7-tiny-small --data my_data batch_size=32
+        sightline check my_changes.yaml --json preflight.json
     """
     import json as json_format
 
     from sightline import api
 
     api.check_output(json)
-    with counting("looking at images") as tell:
-        found = api.check(data, decode=not quick, same_content=copies, progress=tell)
-    show_lines("\n".join(found.lines(places=None if every else 5)), fault_style)
+    of_run = {"KEY=VALUE": changes, "--data": data, "--out": out, "--name": name}
+    of_data = {"--copies": copies, "--all": every}
+    if api.names_a_run(target) or (any(of_run.values()) and not Path(target).expanduser().exists()):
+        _refuse(of_data, f"is for data sets. Give a path in place of {target!r}.")
+        with working() as say:
+            run = api.preflight(
+                target, changes=changes or [], data=data, out=out, name=name, decode=not quick, tell=say
+            )
+        show_lines("\n".join(run.lines()), finding_style)
+        good, found = run.can_start, run.as_dict()
+    else:
+        _refuse(of_run, f"is for recipes, and {printable(target)} is a path. Name a recipe or a file of changes.")
+        with counting("looking at images") as tell:
+            held = api.check(target, decode=not quick, same_content=copies, progress=tell)
+        show_lines("\n".join(held.lines(places=None if every else 5)), fault_style)
+        good, found = held.is_usable, held.as_dict()
     if json is not None:
-        api.write_output(json, json_format.dumps(found.as_dict(), indent=1) + "\n")
-    raise typer.Exit(0 if found.is_usable else 2)
+        api.write_output(json, json_format.dumps(found, indent=1) + "\n")
+    raise typer.Exit(0 if good else 2)
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """Refuse options that would do nothing.
+
+    Raises:
+        ConfigError: If one of them is given.
+    """
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"check: {name} {why}")
 
 
 @command(panel=DATA)

@@ -61,6 +61,26 @@ def fault_style(line: str) -> tuple[str, str, str]:
     return (line, "", "") if line.startswith(("error:", "note:")) else ("", line, "")
 
 
+def finding_style(line: str) -> tuple[str, str, str]:
+    """A line of a preflight: what is not well bold, cures plain, what is well dim."""
+    if line.startswith("ok "):
+        return "", "", line
+    return (line, "", "") if line.startswith(("problem ", "note ")) else ("", line, "")
+
+
+@contextmanager
+def working() -> Iterator[Callable[[str], None]]:
+    """One line on the terminal's error stream that says what is being done; nothing where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status("") as status:
+        yield lambda text: status.update(escape(text))
+
+
 @contextmanager
 def counting(text: str) -> Iterator[Callable[..., None] | None]:
     """A bar on the terminal's error stream; None where there is no terminal.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from typing import NoReturn
 
 from sightline.config.errors import UserError
@@ -27,7 +28,7 @@ def told(error: BaseException) -> tuple[str, int] | None:
         return f"{place}{error.strerror or error}", 1
     if type(error).__name__ == "OutOfMemoryError":
         return f"out of memory: lower batch_size or image_size. {str(error).splitlines()[0]}", 1
-    if type(error).__name__ == "LostProcessError":
+    if type(error).__name__ in ("LostProcessError", "CallbackError"):
         return str(error), 1
     return None
 
@@ -43,6 +44,8 @@ def leave(error: BaseException) -> NoReturn:
     known = told(error)
     if known is None:
         raise error
+    if type(error).__name__ == "CallbackError":  # of a user's own file: shown as Python shows it
+        traceback.print_exception(error.__cause__)
     rank = int(os.environ.get("RANK", "0"))
     if rank > 0 and isinstance(error, UserError):
         time.sleep(LATER_SECONDS)

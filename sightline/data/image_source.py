@@ -57,6 +57,11 @@ class _Filled(NamedTuple):
         return None if self.image_hw is None else ImageGeometry(self.image_hw, self.scale_xy, self.pad_xy)
 
 
+def fitting_size(image_size: int, stride: int) -> int:
+    """The multiple of the stride that is nearest to a size."""
+    return max(1, round(image_size / stride)) * stride
+
+
 class _ImageSource:
     """What training and evaluation share: batches of planes and boxes."""
 
@@ -298,9 +303,9 @@ class ImageEvalSource(_ImageSource):
     ) -> None:
         super().__init__(annotations, image_size)
         if image_size % stride:
-            nearest = max(1, round(image_size / stride)) * stride
             raise ConfigError(
-                f"image_size={image_size} is no multiple of the model's stride {stride}. Use image_size={nearest}."
+                f"image_size={image_size} is no multiple of the model's stride {stride}. "
+                f"Use image_size={fitting_size(image_size, stride)}."
             )
         self.stride = stride
         self.rectangular = rectangular

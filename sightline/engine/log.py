@@ -17,6 +17,7 @@ from torch import Tensor
 from sightline.config.base import Config
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.loop import Training
+from sightline.engine.memory import memory_now
 from sightline.engine.trackers.config import MlflowConfig, TrackerName, WandbConfig
 
 
@@ -54,7 +55,7 @@ class LogConfig(Config):
 class LogRow:
     """One row. ``values`` are a function of the run alone; ``timing`` depends on the machine."""
 
-    kind: Literal["train", "eval"]
+    kind: Literal["train", "eval", "watch"]
     step: int
     epoch: int
     values: Mapping[str, float]
@@ -190,7 +191,7 @@ class Logger(Callback):
         if training.guard.skipped:
             values["skipped_steps"] = float(training.guard.skipped)
         seconds = self._busy_seconds + time.perf_counter() - self._since
-        timing = {"samples_per_second": self._samples / seconds if seconds > 0 else 0.0}
+        timing = {"samples_per_second": self._samples / seconds if seconds > 0 else 0.0, **memory_now(training.device)}
         eta = self._time_left.seconds() if self._time_left is not None else None
         row = LogRow("train", report.step, report.epoch, values, timing, eta)
         for sink in self.sinks:

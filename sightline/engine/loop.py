@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class Training:
     """Micro-batches done since the run's start."""
     step: int = 0
     """Optimizer steps done since the run's start."""
+    run_dir: Path | None = None
+    """The run's folder, for callbacks that write; None where there is none."""
 
     @property
     def epoch(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,12 +16,15 @@ from sightline.engine.accumulation import AccumulationConfig
 from sightline.engine.early_stop import EarlyStoppingConfig
 from sightline.engine.ema import EmaConfig
 from sightline.engine.evaluation import EvaluateConfig, refuse_unmeasured_loss
+from sightline.engine.finding import DataReview, Finding
 from sightline.engine.log import LogConfig
 from sightline.engine.optim import OptimizerConfig
 from sightline.engine.processes import WHOLE, Share
 from sightline.engine.retention import CheckpointConfig
 from sightline.engine.schedule import ScheduleConfig
 from sightline.engine.task import Loader, Task
+from sightline.engine.user_callbacks import CallbackConfig, as_list
+from sightline.engine.watch import WatchConfig
 
 PathText = Annotated[Path, BeforeValidator(expand_path)]
 """A path; ``~`` and environment variables are expanded."""
@@ -114,6 +117,14 @@ class RunConfig(Config):
     figure ``by``); never when left out."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    callbacks: Annotated[tuple[CallbackConfig, ...], BeforeValidator(as_list)] = ()
+    """Callbacks of yours, called in this order: ``FILE.py:CLASS``, or ``{file: FILE.py, name: CLASS, options: {...}}``.
+    """
+    watch: WatchConfig | None = None
+    """Figures of activations and gradients, e.g. ``watch={layers: ["*.conv"], every_steps: 50}``; none when left out.
+    """
+    profile: PositiveInt | None = None
+    """Tell after so many steps where their time and memory went; also in the run's profile.json."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -128,6 +139,12 @@ class RunConfig(Config):
     def _early_stopping_is_measured(self) -> Self:
         if self.early_stopping is not None and self.early_stopping.by is not None:
             refuse_unmeasured_loss("early_stopping.by.metric", self.early_stopping.by, measured=self.evaluate.loss)
+        return self
+
+    @model_validator(mode="after")
+    def _watched_layers_are_called(self) -> Self:
+        if self.watch is not None and self.compile:
+            raise ValueError("watch looks into layers, which a compiled model does not call: set compile=false")
         return self
 
     def without_effect(self) -> dict[str, str]:
@@ -154,3 +171,20 @@ class RunConfig(Config):
             UserError: If the data cannot be used or contradicts the configuration.
         """
         raise NotImplementedError("a task's own configuration opens its data")
+
+    def review_data(self, *, decode: bool = True, tell: Callable[[str], None] = lambda text: None) -> DataReview:
+        """Look at all of the data before a run, and list everything that is wrong with it.
+
+        Args:
+            decode: Look into the samples too, not at their truth alone.
+            tell: Called with what is being done.
+        """
+        return DataReview(lambda variant: variant.open())
+
+    def preflight_findings(self, problem: Problem) -> list[Finding]:
+        """What a task or model knows about how it fits its data: anchors, ranges, sizes.
+
+        Args:
+            problem: What ``review_data().open`` gave.
+        """
+        return []

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from sightline.engine.checkpoint import CheckpointState
 from sightline.engine.checkpoint_reader import Checkpoint, load_tensors
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.copying import copy_exactly
+from sightline.engine.crew import Crew
 from sightline.engine.loop import Training
 from sightline.engine.metrics_log import MetricsLog
 from sightline.engine.processes import Processes
@@ -27,15 +27,15 @@ class Saver(Callback):
     def __init__(self, writer: CheckpointWriter, config: CheckpointConfig, run_dir: Path) -> None:
         self.writer = writer
         self.due = SaveSchedule(config, run_dir)
-        self.watched: list[tuple[str, Callback]] = []
+        self.crew = Crew([])
         self.logs: dict[str, MetricsLog] = {}
         self.saved_step = -1
         self._metrics: dict[str, float] = {}
         self._evaluated_step = self._reported_step = -1
 
-    def watch(self, callbacks: Sequence[Callback], *, logs: Mapping[str, MetricsLog]) -> None:
+    def watch(self, crew: Crew, *, logs: Mapping[str, MetricsLog]) -> None:
         """Keep the state of these callbacks and the lengths of these logs in every checkpoint."""
-        self.watched = [(type(callback).__name__, callback) for callback in callbacks]
+        self.crew = crew
         self.logs = dict(logs)
 
     def on_run_start(self, training: Training) -> None:
@@ -78,7 +78,7 @@ class Saver(Callback):
                     "iteration": training.iteration,
                     "ema_updates": training.ema.updates if training.ema is not None else 0,
                     "guard": training.guard.state(),
-                    "callbacks": {name: callback.state() for name, callback in self.watched},
+                    "callbacks": self.crew.states(),
                     "logs": {name: log.length for name, log in self.logs.items()},
                 },
             ),
@@ -125,13 +125,6 @@ def load_training(training: Training, checkpoint: Checkpoint) -> None:
         training.precision.scaler.load_state_tensors(tensors["scaler"])
     training.guard.load_state(checkpoint.state["guard"])
     training.step, training.iteration = checkpoint.state["step"], checkpoint.state["iteration"]
-
-
-def load_callbacks(callbacks: Sequence[Callback], states: Mapping[str, Any] | None) -> None:
-    """Give callbacks what ``Saver`` kept of them; nothing at the start of a run."""
-    if states is not None:
-        for callback in callbacks:
-            callback.load_state(states.get(type(callback).__name__, {}))
 
 
 def lead(training: Training, checkpoint: Checkpoint | None, processes: Processes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -18,8 +18,10 @@ from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.checkpoint_reader import Checkpoint, find_checkpoints, newest_whole, set_aside
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.console import Console
+from sightline.engine.crew import Crew
 from sightline.engine.early_stop import EarlyStop
 from sightline.engine.ema import Ema
+from sightline.engine.epoch_clock import EpochClock
 from sightline.engine.evaluation import EvaluateConfig, Evaluator
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.freeze import freeze
@@ -33,17 +35,20 @@ from sightline.engine.metrics_log import METRICS_FILE, TIMING_FILE, MetricsLog, 
 from sightline.engine.optim import build_optimizer
 from sightline.engine.precision import Precision, fastest_precision, to_channels_last
 from sightline.engine.processes import ALONE, JoinedProcesses, Processes
+from sightline.engine.profiler import Profiler
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.run_folder import is_run
 from sightline.engine.run_record import read_record
-from sightline.engine.saving import Saver, follow, lead, load_callbacks, load_training
+from sightline.engine.saving import Saver, follow, lead, load_training
 from sightline.engine.schedule import Schedule
 from sightline.engine.start_weights import start_from_weights
 from sightline.engine.status import Heartbeat
 from sightline.engine.stop import StopRequest
+from sightline.engine.stopwatch import OFF, RunningStopwatch
 from sightline.engine.sync_batch_norm import has_batch_norm, synchronise_batch_norm
 from sightline.engine.task import Loader
 from sightline.engine.trackers.following import open_trackers
+from sightline.engine.watch import Watch, matching_layers
 
 C = TypeVar("C", bound=RunConfig)
 Outcome = Literal["done", "stopped"]
@@ -180,6 +185,8 @@ def build_training(
         to_channels_last(task)
     frozen = freeze(task, config.freeze)
     optimizer = build_optimizer(config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.batch_size))
+    if config.watch is not None:
+        matching_layers(task, config.watch.layers)
     if config.compile:
         for module in task.modules_to_compile():
             module.compile()
@@ -276,7 +283,7 @@ def run_session(
         run_dir: The run's folder. It is locked while this works. Of several processes only the first needs it.
         resume: Whether to continue.
         console: Where to show progress.
-        callbacks: More watchers; called before the checkpoint of their moment is taken.
+        callbacks: The user's; called before the evaluation and the checkpoint of their moment.
         on_start: Called once the folder is locked and everything is built and loaded, before the first step.
         processes: Those that train together; each calls this with its own share of the data.
         device: Where this one computes; the configuration's by default.
@@ -312,6 +319,7 @@ def run_session(
     with stop.listening(), RunLock(run_dir), ExitStack() as stack:
         checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
         training, started = build_training(config, problem, processes, device), None
+        training.run_dir = run_dir
         if checkpoint is not None:
             load_training(training, checkpoint)
             if early_stop is not None:
@@ -371,33 +379,39 @@ def run_session(
             train_batches=config.log.train_pictures,
             eval_samples=config.log.eval_pictures,
         )
-        every: list[Callback] = [beat, logger, console, result, gallery, trackers, *callbacks]
+        every: list[Callback] = [beat, logger, console, result, gallery, trackers]
+        stopwatch = OFF if config.profile is None else RunningStopwatch()
+        if config.profile is not None:
+            every.append(Profiler(config.profile, stopwatch, run_dir, say=console.say, unit=problem.unit))
+        if config.watch is not None:
+            every.append(Watch(config.watch, training.task, sinks))
+        every += callbacks
         every += [early_stop] if early_stop is not None else []
         evaluator = None
         if eval_loader is not None:
             evaluator = Evaluator(
                 config.evaluate,
                 eval_loader,
-                [*every, saver],
+                [Crew([*every, saver], stopwatch=stopwatch)],
                 on_batch=gallery.on_batch,
                 should_stop=stop,
                 agree=processes.tell,
             )
             every.append(evaluator)
-        every.append(saver)
-        saver.watch(every, logs={METRICS_FILE: metrics_log})
-        states = None if checkpoint is None else checkpoint.state["callbacks"]
-        load_callbacks(every, processes.tell(states))
+        every += [saver, EpochClock(timing_log, say=console.say)]
+        crew = Crew(every, stopwatch=stopwatch)
+        saver.watch(crew, logs={METRICS_FILE: metrics_log})
+        states = processes.tell(None if checkpoint is None else checkpoint.state["callbacks"])
         if checkpoint is not None:
+            crew.load_states(states)
             result.metrics, saver.saved_step = dict(checkpoint.manifest.metrics), checkpoint.step
 
         outcome = "failed"
         heartbeat.beat("starting", step=training.step, epoch=training.epoch)
         try:
-            for callback in every:
-                callback.on_run_start(training)
+            crew.on_run_start(training)
             if (evaluator is None or evaluator.cut_short is None) and not gave_up():
-                outcome = train(training, loader, callbacks=every, should_stop=should_stop)
+                outcome = train(training, loader, callbacks=[crew], should_stop=should_stop, stopwatch=stopwatch)
             if evaluator is not None and evaluator.cut_short is not None:
                 outcome = "stopped"
             elif gave_up():
@@ -405,15 +419,16 @@ def run_session(
             saver.save(training, reason=outcome)
             writer.flush()
             processes.wait()
+            crew.on_run_end(training, outcome)
         except BaseException as error:
             heartbeat.beat("failed", message=str(error).splitlines()[0] if str(error) else type(error).__name__)
+            with suppress(Exception):  # what ended the run is to be told, not what it led to
+                crew.on_run_end(training, "failed")
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 why = f"{error.strerror}. The checkpoints are whole: make room, then resume the run"
                 raise OSError(error.errno, why, error.filename) from error
             raise
         finally:
-            for callback in every:
-                callback.on_run_end(training, outcome)
             loader.close()
             if eval_loader is not None:
                 eval_loader.close()
@@ -437,22 +452,21 @@ def _follow(
     if eval_loader is not None:
         evaluator = Evaluator(evaluate, eval_loader, every, should_stop=stop, agree=processes.tell)
         every = [*every, evaluator]
-    load_callbacks(every, processes.tell(None))
+    crew = Crew(every)
+    crew.load_states(processes.tell(None) or {})
     outcome = "failed"
     try:
-        for callback in every:
-            callback.on_run_start(training)
+        crew.on_run_start(training)
         if evaluator is None or evaluator.cut_short is None:
             is_over = any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop))
-            outcome = "done" if is_over else train(training, loader, callbacks=every, should_stop=should_stop)
+            outcome = "done" if is_over else train(training, loader, callbacks=[crew], should_stop=should_stop)
         if evaluator is not None and evaluator.cut_short is not None:
             outcome = "stopped"
         elif any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop)):
             outcome = "done"
         processes.wait()
     finally:
-        for callback in every:
-            callback.on_run_end(training, outcome)
+        crew.on_run_end(training, outcome)
         loader.close()
         if eval_loader is not None:
             eval_loader.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -23,6 +23,7 @@ from sightline.data.loader import BatchLoader
 from sightline.data.transforms.augment import ImageAugmentConfig
 from sightline.data.world.config import EmbeddedWorldConfig
 from sightline.data.world.embedded import embedded_world
+from sightline.engine.finding import DataReview
 from sightline.engine.processes import WHOLE, Share
 from sightline.engine.run_config import PathText, Problem, RunConfig
 from sightline.tasks.detection2d import Detection2D, Detector2D
@@ -91,7 +92,10 @@ class Detection2DRun(RunConfig, abc.ABC):
         Raises:
             UserError: If the data cannot be used or contradicts the configuration.
         """
-        source = self.open_data()
+        return self.open_source(self.open_data(), training=training, share=share)
+
+    def open_source(self, source: DataSource, *, training: bool = True, share: Share = WHOLE) -> Problem:
+        """As ``open``, of a data set that is open already."""
         messages = [str(fault) for fault in source.faults]
         val = self.read_split(source, self.data.val_split, messages)
         train = self.read_split(source, self.data.train_split, messages) if training else None
@@ -106,6 +110,12 @@ class Detection2DRun(RunConfig, abc.ABC):
             unit="images",
             headline=("AP", "AP50", "precision", "recall"),
         )
+
+    def review_data(self, *, decode: bool = True, tell: Callable[[str], None] = lambda text: None) -> DataReview:
+        """Labels and images of all splits, classes, the size of the input, and what caches take."""
+        from sightline.recipes.detection2d_review import review_data
+
+        return review_data(self, decode=decode, tell=tell)
 
     def open_data(self) -> DataSource:
         """The data set, or the built-in world where none is named."""

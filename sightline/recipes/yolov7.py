@@ -8,8 +8,10 @@ from sightline.data.transforms.augment import ImageAugmentConfig
 from sightline.engine.accumulation import AccumulationConfig
 from sightline.engine.ema import EmaConfig
 from sightline.engine.evaluation import EvaluateConfig
+from sightline.engine.finding import Finding
 from sightline.engine.optim import OptimizerConfig
 from sightline.engine.parameter_groups import WEIGHTS_DECAY, WEIGHTS_DECAY_BIASES_WARM
+from sightline.engine.run_config import Problem
 from sightline.engine.schedule import ScheduleConfig, WarmupConfig
 from sightline.models.yolov7.config import YOLOv7Config
 from sightline.models.yolov7.detector import YOLOv7
@@ -25,6 +27,12 @@ class YOLOv7Run(Detection2DRun):
     def build_detector(self, num_classes: int) -> nn.Module:
         """YOLOv7 with fresh weights."""
         return YOLOv7(self.model, num_classes=num_classes, image_size=self.image_size)
+
+    def preflight_findings(self, problem: Problem) -> list[Finding]:
+        """The anchors against the boxes."""
+        from sightline.recipes.yolov7_review import review_anchors
+
+        return [*super().preflight_findings(problem), review_anchors(self, problem)]
 
 
 def yolov7_tiny() -> YOLOv7Run:

@@ -8,6 +8,7 @@ from sightline.config.errors import ConfigError, RunError
 from sightline.engine.callback import EvaluationReport
 from sightline.engine.checkpoint_reader import newest_whole
 from sightline.engine.console import Console
+from sightline.engine.crew import CallbackError
 from sightline.engine.early_stop import EarlyStop, EarlyStoppingConfig
 from sightline.engine.retention import BestBy
 from sightline.engine.session import run_session
@@ -105,7 +106,7 @@ def test_a_run_ends_early_with_its_figures_and_says_so(tmp_path):
 def test_its_count_survives_a_crash_at_any_step(tmp_path, step):
     config = toy_run(early_stopping=NEVER)
     session(config, tmp_path / "whole")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(CallbackError, match="crash"):
         session(config, tmp_path / "run", callbacks=[StopAt(step)])
     result = session(config, tmp_path / "run", resume=True)
     assert (result.outcome, result.step) == ("done", 18)

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
 from sightline.engine.checkpoint_reader import load_tensors, newest_whole
 from sightline.engine.console import Console
+from sightline.engine.crew import CallbackError
 from sightline.engine.ema import Ema, EmaConfig
 from sightline.engine.freeze import describe_frozen, freeze
 from sightline.engine.session import build_training, run_session
@@ -71,6 +73,15 @@ def test_a_negative_zero_stays_one_in_the_average():
     assert bits(constant.state_tensors()["weight"]) == bits(layer.weight)
 
 
+def test_a_run_keeps_a_frozen_negative_zero_too(tmp_path):
+    start = start_of(toy_run())
+    start["net.0.weight"][0] = -0.0
+    save_file(start, tmp_path / "start.safetensors")
+    after = run(toy_run(freeze=FIRST_LAYERS, weights=tmp_path / "start.safetensors"), tmp_path / "a")
+    for group in ("model", "ema"):
+        assert changed(start, after[group]) == OF_THE_HEAD
+
+
 def test_an_evaluation_sees_frozen_weights_beside_averaged_ones():
     config = toy_run(freeze=FIRST_LAYERS)
     training = build_training(config, config.open())
@@ -103,7 +114,7 @@ def test_a_resumed_run_keeps_frozen_what_was_frozen(tmp_path):
     config = toy_run(freeze=FIRST_LAYERS)
     whole = run(config, tmp_path / "whole")
     for step in (5, 14):
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(CallbackError):
             run(config, tmp_path / "broken", resume=step > 5, callbacks=[CrashAt(step)])
     broken = run(config, tmp_path / "broken", resume=True)
     for group, tensors in whole.items():

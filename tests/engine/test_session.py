@@ -10,6 +10,7 @@ from sightline.config.errors import RunError
 from sightline.engine.callback import Callback
 from sightline.engine.checkpoint_reader import load_tensors, newest_whole
 from sightline.engine.console import Console
+from sightline.engine.crew import CallbackError
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.session import SessionResult, run_session
 from tests.conftest import quiet
@@ -62,7 +63,7 @@ def test_a_crashed_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_pat
     whole = run(config, tmp_path / "whole")
     broken = tmp_path / "broken"
     for step in range(2, whole.step, 3):
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(CallbackError, match="ZeroDivisionError: crash"):
             run(config, broken, resume=step > 2, callbacks=[StopAt(step)])
     result = run(config, broken, resume=True)
     assert result.step == whole.step
@@ -126,7 +127,7 @@ def test_a_run_that_is_being_written_is_not_started_again(tmp_path):
         def on_step_end(self, training, report):
             run(toy_run(), tmp_path / "a")
 
-    with pytest.raises(RunError, match="is being written by process"):
+    with pytest.raises(CallbackError, match=r"RunError: .* is being written by process"):
         run(toy_run(), tmp_path / "a", callbacks=[StartAgain()])
 
 

@@ -98,9 +98,10 @@ class TrackerApart:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
             answer = process.stdout.readline()
-        except (OSError, ValueError) as error:  # a broken pipe, or one that was closed meanwhile
-            raise TrackerGoneError("its process ended") from error
+        except OSError:  # a broken pipe
+            answer = b""
         if not answer:
+            self._end_process()
             raise TrackerGoneError("its process ended")
         refusal = json.loads(answer)["error"]
         if refusal is not None:

@@ -66,6 +66,8 @@ class BackgroundTracker:
             if len(self._rows) < self.capacity:
                 self._rows.append(row)
                 self._changed.notify_all()
+            elif self._trouble is None:
+                self._trouble = "does not keep up, so rows are left out"
 
     def drained(self, seconds: float) -> bool:
         """Wait until nothing waits, at most so long. Returns whether that is so."""

@@ -55,7 +55,7 @@ class Trackers(Callback):
         trackers: Sequence[BackgroundTracker],
         *,
         tell: Callable[[str], None] = lambda text: None,
-        patience_s: float = PATIENCE_SECONDS,
+        patience_s: float,
     ) -> None:
         self.trackers = list(trackers)
         self.tell = tell
@@ -94,7 +94,7 @@ class Trackers(Callback):
             has_ended = tracker.join(deadline - time.monotonic())
             self._tell_trouble(tracker)
             if tracker.missing:
-                why = "" if has_ended else f", {self.patience_s:g} s after the run's end"
+                why = "" if has_ended else f", not taken {self.patience_s:g} s after the run's end"
                 self.tell(f"{tracker.name}: {tracker.missing} of {tracker.given} rows are missing{why}")
 
     def _tell_trouble(self, tracker: BackgroundTracker) -> None:
@@ -126,7 +126,7 @@ def open_trackers(config: RunConfig, run_dir: Path, *, log: MetricsLog, from_ste
         else:
             tracker = TrackerApart(name, partial(_settings, name, config, run_dir))
         made.append(BackgroundTracker(name, tracker))
-    return Trackers(made)
+    return Trackers(made, patience_s=PATIENCE_SECONDS)
 
 
 def check_trackers(log: LogConfig, *, data: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Rows as TensorBoard events. TensorBoard is imported in the tracker's thread.
+"""Rows as TensorBoard events. TensorBoard is imported in the tracker's thread, with the first row.
 
 The events are for people to look at, nothing is read back from them.
 """
@@ -34,22 +34,7 @@ class TensorBoardTracker:
         self._records: Any = None
 
     def open(self) -> None:
-        """Begin an events file.
-
-        Raises:
-            OSError: If the disk refuses.
-        """
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        # Readers take files by name: two sessions in one second must not change places, or one hides rows of the other.
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}.0"
-        self.abandon()
-        self._file = AppendedFile(self.run_dir / name)
-        self._records = RecordWriter(self._file)
-        self._put(Event(file_version=FILE_VERSION), time.time())
-        if self.purge_step is not None:
-            self._put(Event(step=self.purge_step, session_log=SessionLog(status=SessionLog.START)), time.time())
+        """Nothing yet: to import TensorBoard takes time, and a run's first step comes first."""
 
     def write(self, rows: Sequence[TrackedRow]) -> None:
         """Add all figures of the rows at their steps.
@@ -60,9 +45,30 @@ class TensorBoardTracker:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
+        if self._records is None:
+            self._records = self._begun()
         for row in rows:
             values = [Summary.Value(tag=tag, simple_value=value) for tag, value in row.tagged().items()]
-            self._put(Event(step=row.step, summary=Summary(value=values)), row.time)
+            event = Event(step=row.step, wall_time=row.time, summary=Summary(value=values))
+            self._records.write(event.SerializeToString())
+
+    def _begun(self) -> Any:
+        """A new events file with its first records."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        # Readers take files by name: two sessions in one second must not change places, or one hides rows of the other.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}.0"
+        self.abandon()
+        self._file = AppendedFile(self.run_dir / name)
+        records = RecordWriter(self._file)
+        first = [Event(wall_time=time.time(), file_version=FILE_VERSION)]
+        if self.purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            first.append(Event(wall_time=time.time(), step=self.purge_step, session_log=start))
+        for event in first:
+            records.write(event.SerializeToString())
+        return records
 
     def close(self, outcome: str) -> None:
         """Close the file."""
@@ -72,7 +78,3 @@ class TensorBoardTracker:
         """Close the file."""
         if self._file is not None:
             self._file.close()
-
-    def _put(self, event: Any, wall_time: float) -> None:
-        event.wall_time = wall_time
-        self._records.write(event.SerializeToString())

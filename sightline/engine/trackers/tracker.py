@@ -12,7 +12,7 @@ class TrackedRow:
     """One row of the logger, plain values only."""
 
     kind: str
-    """``train`` or ``eval``."""
+    """``train``, ``eval`` or ``watch``."""
     step: int
     epoch: int
     values: Mapping[str, float]
@@ -51,6 +51,6 @@ def tag_of(kind: str, name: str) -> str:
     """``train/loss/box``, ``val/loss/box``, ``lr/decay``, ``metrics/AP``."""
     if kind == "eval" and name.partition("/")[0] == "loss":
         return f"val/{name}"
-    if kind == "eval":
-        return f"metrics/{name}"
+    if kind != "train":
+        return f"metrics/{name}" if kind == "eval" else f"{kind}/{name}"
     return name if name.startswith("lr/") else f"train/{name}"
