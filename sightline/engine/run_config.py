@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -53,12 +53,19 @@ class Problem:
     """Plain values about the data for the report and for later use of the model, e.g. class names."""
     unit: str = "samples"
     """What a sample is called where throughput is shown: ``images``, ``sweeps``."""
+    source: str = ""
+    """Where the data that is evaluated comes from, for people."""
     headline: Sequence[str] = ()
     """Figures of the evaluation that a person wants to see first, in order; all of them when empty."""
 
 
 class RunConfig(Config):
     """One run. The keys that people turn most stand at the top level."""
+
+    evaluation_keys: ClassVar[tuple[str, ...]] = (
+        "batch_size", "device", "precision", "channels_last", "deterministic", "workers", "threads", "evaluate.loss",
+    )  # fmt: skip
+    """Keys and groups that change the evaluation of a trained model."""
 
     recipe: str = ""
     """Name of the recipe that this run began with."""
@@ -163,6 +170,17 @@ class RunConfig(Config):
             UserError: If the data cannot be used or contradicts the configuration.
         """
         raise NotImplementedError("a task's own configuration opens its data")
+
+    def open_trained(self, facts: Mapping[str, Any]) -> Problem:
+        """Open the data to evaluate a trained model on it.
+
+        Args:
+            facts: ``Problem.facts`` of the training.
+
+        Raises:
+            UserError: As ``open``; or if the model does not speak of what the data holds.
+        """
+        return self.open(training=False)
 
     def review_data(self, *, decode: bool = True, tell: Callable[[str], None] = lambda text: None) -> DataReview:
         """Look at all of the data before a run, and list everything that is wrong with it.
