@@ -17,6 +17,7 @@ from sightline.engine.early_stop import EarlyStoppingConfig
 from sightline.engine.ema import EmaConfig
 from sightline.engine.evaluation import EvaluateConfig, refuse_unmeasured_loss
 from sightline.engine.finding import DataReview, Finding
+from sightline.engine.histograms import HistogramConfig
 from sightline.engine.log import LogConfig
 from sightline.engine.optim import OptimizerConfig
 from sightline.engine.retention import CheckpointConfig
@@ -125,6 +126,9 @@ class RunConfig(Config):
     watch: WatchConfig | None = None
     """Figures of activations and gradients, e.g. ``watch={layers: ["*.conv"], every_steps: 50}``; none when left out.
     """
+    histograms: HistogramConfig | None = None
+    """Histograms of weights and gradients in TensorBoard, e.g. ``histograms={every_steps: 500}``; none when left out.
+    """
     profile: PositiveInt | None = None
     """Tell after so many steps where their time and memory went; also in the run's profile.json."""
 
@@ -156,6 +160,8 @@ class RunConfig(Config):
             idle["evaluate.weights"] = "there are no averaged weights (ema=null)"
         if self.optimizer.decay_follows_batch and self.accumulation.nominal_batch_size is None:
             idle["optimizer.decay_follows_batch"] = "there is no accumulation.nominal_batch_size"
+        if "tensorboard" not in self.log.trackers:
+            idle["histograms"] = "they are shown by TensorBoard, which log.trackers does not name"
         if self.weights is None:
             idle["partial_weights"] = "there are no weights to start from (weights=null)"
         return idle

@@ -25,6 +25,7 @@ from sightline.engine.evaluation import Evaluator
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.freeze import freeze
 from sightline.engine.gallery import Gallery
+from sightline.engine.histograms import Histograms
 from sightline.engine.limited_loader import limited
 from sightline.engine.lock import RunLock
 from sightline.engine.log import Logger, LogRow, Sink
@@ -300,6 +301,8 @@ def run_session(
             every.append(Profiler(config.profile, stopwatch, run_dir, say=console.say, unit=problem.unit))
         if config.watch is not None:
             every.append(Watch(config.watch, training.task, sinks))
+        if config.histograms is not None:
+            every.append(Histograms(config.histograms, trackers))
         every += callbacks
         every += [early_stop] if early_stop is not None else []
         evaluator = None
