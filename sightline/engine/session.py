@@ -353,7 +353,12 @@ def run_session(
             loader.close()
             if eval_loader is not None:
                 eval_loader.close()
-        heartbeat.beat("done" if outcome == "done" else "interrupted", step=training.step, epoch=training.epoch)
+        heartbeat.beat(
+            "done" if outcome == "done" else "interrupted",
+            step=training.step,
+            epoch=training.epoch,
+            message=early_stop.reason if early_stop is not None and early_stop.is_over else "",
+        )
         return SessionResult("done" if outcome == "done" else "stopped", training.step, training.epoch, result.metrics)
 
 

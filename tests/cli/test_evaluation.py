@@ -5,7 +5,9 @@ import io
 import json
 import os
 import shutil
+import signal
 import threading
+from unittest import mock
 
 import pytest
 
@@ -14,6 +16,7 @@ from sightline.config.errors import RunError
 from sightline.engine.checkpoint_reader import find_checkpoints
 from sightline.engine.console import Console
 from sightline.recipes import RECIPES
+from sightline.tasks.detection2d import Detection2D
 from tests.cli.tool import RECIPE, TINY, sightline, typed, without_report
 from tests.engine.toy import toy_run
 
@@ -89,7 +92,7 @@ def test_early_stopping_ends_with_code_0_says_so_and_the_run_is_finished(workpla
     assert "early stopping: AP has not improved by more than 1 for 2 evaluations; the best one is" in out
     assert "done: 6 steps" in out
     assert json.loads((run / "run.json").read_text())["sessions"][-1]["exit_code"] == 0
-    assert json.loads((run / "status.json").read_text())["state"] == "done"
+    assert "done (early stopping: AP has not improved" in sightline("status", run, cwd=workplace).out
     again = sightline("resume", run, cwd=workplace)
     assert again.code == 2 and "this run is finished (6 steps, 3 epochs; early stopping" in again.err
     with without_report():
@@ -97,20 +100,45 @@ def test_early_stopping_ends_with_code_0_says_so_and_the_run_is_finished(workpla
     assert rows_of(run)[-1]["step"] == 8
 
 
-def test_the_best_checkpoint_by_any_figure_survives_a_resume_untouched(workplace, tmp_path):
+@pytest.mark.parametrize("ties, best_steps", [("earliest", (2, 2)), ("latest", (6, 10))])
+def test_the_best_checkpoint_by_any_figure_survives_a_resume_untouched(workplace, tmp_path, ties, best_steps):
+    # No box is large: the figure is -1 in every evaluation, so all of them are equal.
+    run, hashes = tmp_path / "run", []
+    best = ["evaluate.best.metric=AP_large", f"evaluate.best.ties={ties}"]
+    trained(workplace, run, *CHANGES, "epochs=3", "checkpoint.keep=[{rule: last, count: 1}]", *best)
+    for step, epochs in zip(best_steps, (3, 5), strict=True):
+        if epochs > 3:
+            with without_report():
+                assert sightline("resume", run, f"epochs={epochs}", cwd=workplace).code == 0
+        assert (run / "checkpoints" / "best").read_text() == f"step_{step:08d}\n"
+        files = sorted((run / "checkpoints" / f"step_{step:08d}").iterdir())
+        hashes.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
+    assert (hashes[0] == hashes[1]) == (ties == "earliest")
+    assert {row["values"]["AP_large"] for row in rows_of(run)} == {-1.0}
+
+
+@pytest.mark.parametrize("call", [1, 2, 5])
+def test_a_detector_stopped_inside_of_an_evaluation_goes_on_with_the_same_bits(workplace, detector, tmp_path, call):
+    calls, predict = [], Detection2D.predict
+
+    def stopping(task, batch):
+        calls.append(batch)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGTERM)
+        return predict(task, batch)
+
     run = tmp_path / "run"
-    best = ["evaluate.best.metric=loss", "evaluate.best.direction=max", "evaluate.loss=true"]
-    trained(workplace, run, *CHANGES, "epochs=4", "ema=null", "schedule.warmup.iterations=0", "lr=0.002", *best)
-    losses = {row["step"]: row["values"]["loss"] for row in rows_of(run)}
-    best_step = max(losses, key=losses.get)
-    folder = run / "checkpoints" / f"step_{best_step:08d}"
-    assert (run / "checkpoints" / "best").read_text().strip() == folder.name
-    before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    keys = ["evaluate.every_steps=1", "evaluate.loss=true", "checkpoint.every_steps=1", KEEP_ALL, "epochs=3"]
     with without_report():
-        assert sightline("resume", run, "epochs=5", cwd=workplace).code == 0
-    losses = {row["step"]: row["values"]["loss"] for row in rows_of(run)}
-    if max(losses, key=losses.get) == best_step:
-        assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()} == before
+        with mock.patch.object(Detection2D, "predict", stopping):
+            stopped = sightline("train", RECIPE, "--data", "city", *CHANGES, *keys, "--out", run, cwd=workplace)
+        assert stopped.code == 3, stopped.err
+        assert [row["step"] for row in rows_of(run)] == list(range(1, call))
+        assert sightline("resume", run, cwd=workplace).code == 0
+    assert (run / "metrics.jsonl").read_bytes() == (detector / "metrics.jsonl").read_bytes()
+    for folder in find_checkpoints(detector):
+        for path in folder.glob("*.safetensors"):
+            assert (run / "checkpoints" / folder.name / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(
