@@ -13,15 +13,18 @@ from sightline.api.output import check_output, write_output
 from sightline.api.prediction import Found, PicturePrediction, Predictor, free_folder, load, predict
 from sightline.api.preflight import PreflightReport, names_a_run, preflight
 from sightline.api.runs import compare, plot_lr, report, status
+from sightline.api.series import CheckpointFigures, Series, evaluate_all, step_aside
 from sightline.api.table import Table
 from sightline.api.training import TrainResult, resume, train
 
 __all__ = [
+    "CheckpointFigures",
     "Figures",
     "Found",
     "PicturePrediction",
     "Predictor",
     "PreflightReport",
+    "Series",
     "Table",
     "TrainResult",
     "check",
@@ -30,6 +33,7 @@ __all__ = [
     "describe_config",
     "describe_keys",
     "evaluate",
+    "evaluate_all",
     "free_folder",
     "list_recipes",
     "load",
@@ -42,6 +46,7 @@ __all__ = [
     "resume",
     "score_coco",
     "status",
+    "step_aside",
     "train",
     "world",
     "write_output",

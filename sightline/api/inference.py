@@ -7,25 +7,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from sightline.api.configuration import PathLike, read_config
 from sightline.api.output import check_output, naming, write_output
 from sightline.api.table import Table
-from sightline.config.errors import ConfigError, DataError, RunError
+from sightline.config.errors import ConfigError, RunError
 from sightline.config.override import parse_change
 from sightline.config.printable import printable
 
 if TYPE_CHECKING:
     from sightline.engine.checkpoint_reader import Checkpoint
-    from sightline.engine.run_config import RunConfig
-    from sightline.engine.task import Task
-
-EVALUATION_KEYS = (
-    "image_size", "batch_size", "eval_batch_size", "device", "precision", "channels_last", "deterministic", "workers",
-    "threads", "data", "model",
-)  # fmt: skip
-"""Keys and groups that an evaluation uses."""
+    from sightline.engine.task import Metric, Task
 
 
 @dataclass(frozen=True)
@@ -54,19 +47,16 @@ class Figures(Mapping[str, float]):
 
     def tables(self) -> list[Table]:
         """The figures, and a row for each class."""
-        rows = [(self.titles.get(name, name), _cell(value)) for name, value in self.figures.items()]
+        rows = [(self.titles.get(name, name), cell(value)) for name, value in self.figures.items()]
         tables = [Table(("figure", "value"), rows)]
-        classes = [
-            (
-                printable(row["name"], limit=40),
-                *(_cell(row[key]) for key in ("ap", "ap50", "ar")),
-                f"{row['num_truths']:,}",
-                f"{row['num_detections']:,}",
-            )
-            for row in self.details.get("classes", [])
-        ]
-        if classes:
-            tables.append(Table(("class", "AP", "AP50", "AR", "truths", "detections"), classes))
+        rows_of_classes = self.details.get("classes", [])
+        if rows_of_classes:
+            names = [name for name, value in rows_of_classes[0].items() if not isinstance(value, str)]
+            head = ("class", *(_WORDS.get(name, name.replace("_", " ")) for name in names))
+            classes = [
+                (printable(row["name"], limit=40), *(cell(row[name]) for name in names)) for row in rows_of_classes
+            ]
+            tables.append(Table(head, classes))
         return tables
 
     def __str__(self) -> str:
@@ -84,8 +74,14 @@ class Figures(Mapping[str, float]):
         write_output(path, text + "\n")
 
 
-def _cell(value: float | None) -> str:
-    """A figure; ``-`` where no truth defines it."""
+_WORDS = {"ap": "AP", "ap50": "AP50", "ar": "AR", "num_truths": "truths", "num_detections": "detections"}
+"""Heads of the columns whose names of figures read badly."""
+
+
+def cell(value: float | int | None) -> str:
+    """A count, or a figure; ``-`` where no truth defines it."""
+    if isinstance(value, int):
+        return f"{value:,}"
     return "-" if value is None or math.isnan(value) or value < 0 else f"{value:.4f}"
 
 
@@ -121,8 +117,8 @@ def open_run(path: Path, checkpoint: str) -> tuple[Path, Checkpoint]:
         raise RunError(f"{error} Choose another one: --checkpoint with one of the steps {there}.") from None
 
 
-def class_names_of(run_dir: Path) -> tuple[str, ...]:
-    """Names of the classes that a run's model knows, in the order of its labels.
+def facts_of(run_dir: Path) -> dict[str, Any]:
+    """What a run wrote down about its data.
 
     Raises:
         RunError: If the run's ``data.json`` is missing or broken.
@@ -131,11 +127,24 @@ def class_names_of(run_dir: Path) -> tuple[str, ...]:
 
     path = run_dir / DATA_FILE
     try:
-        return tuple(map(str, json.loads(path.read_text())["class_names"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{printable(path)}: cannot be read ({error}). Put the run's own file back.") from error
+
+
+def class_names_of(run_dir: Path) -> tuple[str, ...]:
+    """Names of the classes that a run's model knows, in the order of its labels.
+
+    Raises:
+        RunError: If the run's ``data.json`` is missing or broken.
+    """
+    names = facts_of(run_dir).get("class_names")
+    if not isinstance(names, list):
         raise RunError(
-            f"{printable(path)}: the names of the classes cannot be read ({error}). Put the run's own file back."
-        ) from error
+            f"{printable(run_dir)}: the names of the classes cannot be read from its data.json. "
+            "Put the run's own file back."
+        )
+    return tuple(map(str, names))
 
 
 def load_weights(task: Task, checkpoint: Checkpoint) -> str:
@@ -175,18 +184,86 @@ def refuse_unused(changes: Sequence[str], used: Iterable[str], what: str) -> Non
     """
     for change in map(parse_change, changes):
         group = change.key.split(".", 1)[0]
-        if group not in used or change.key.startswith("model.loss"):
+        if not {group, change.key} & set(used) or change.key.startswith("model.loss"):
             raise ConfigError(
                 f"{change.origin}: {change.key} has no effect on {what}. Keys and groups that have one: "
                 f"{', '.join(used)}."
             )
 
 
+class Judge:
+    """The task and the data of a run, opened once to evaluate any of its checkpoints. A context: closes the data.
+
+    Args:
+        run_dir: The run's folder.
+        changes: ``key=value`` texts.
+        data: Another data set than the run's.
+        split: Another part of it than the run's.
+
+    Raises:
+        UserError: If something does not fit.
+    """
+
+    def __init__(
+        self, run_dir: Path, changes: Sequence[str] = (), *, data: PathLike | None = None, split: str | None = None
+    ) -> None:
+        import torch
+
+        from sightline.engine.precision import Precision, to_channels_last
+        from sightline.engine.session import pick_device, settle
+
+        config = read_config(run_dir, changes, data=data, split=split)
+        refuse_unused(changes, config.evaluation_keys, "an evaluation")
+        self.config = settle(config)
+        self.device = pick_device(self.config.device)
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
+        assert self.config.precision != "auto", "settle() has chosen"
+        self.precision = Precision(self.config.precision, device=self.device)
+        self.problem = self.config.open_trained(facts_of(run_dir))
+        self.task = self.problem.task.to(self.device)
+        if self.config.channels_last:
+            to_channels_last(self.task)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.problem.eval_loader is not None:
+            self.problem.eval_loader.close()
+
+    def evaluate(self, checkpoint: Checkpoint) -> Judged:
+        """Load the weights of a checkpoint and evaluate them.
+
+        Raises:
+            RunError: If they do not fit.
+        """
+        from sightline.engine.evaluation import ValidationLosses
+        from sightline.engine.evaluation import evaluate as evaluate_task
+
+        assert self.problem.eval_loader is not None, "a problem opened for evaluation has its loader"
+        which = load_weights(self.task, checkpoint)
+        losses = ValidationLosses() if self.config.evaluate.loss else None
+        metric = evaluate_task(
+            self.task, self.problem.eval_loader, device=self.device, precision=self.precision, losses=losses
+        )
+        return Judged(which, metric, {**metric.compute(), **(losses.compute() if losses is not None else {})})
+
+
+class Judged(NamedTuple):
+    """An evaluated checkpoint."""
+
+    weights: str
+    """``averaged weights`` or ``live weights``."""
+    metric: Metric
+    figures: dict[str, float]
+
+
 def evaluate(
     run: PathLike,
     *,
     data: PathLike | None = None,
-    split: str = "val",
+    split: str | None = None,
     changes: Sequence[str] = (),
     checkpoint: str = "best",
     save: PathLike | None = None,
@@ -196,69 +273,23 @@ def evaluate(
     Args:
         run: Run folder, or the folder of one of its checkpoints.
         data: Another data set than the run's, with the same classes.
-        split: Part of the data set.
+        split: Part of the data set; the run's own when left out.
         changes: ``key=value`` texts, e.g. ``image_size=640``.
         checkpoint: ``best``, ``latest``, or a step; of a run folder.
-        save: Write the detections to this file in COCO's result format.
+        save: Write the predictions to this file, in the format of their field (COCO results for 2D boxes).
 
     Raises:
         UserError: If something does not fit.
     """
-    import torch
-
-    from sightline.data.formats.coco_results import write_coco_detections
-    from sightline.engine.evaluation import evaluate as evaluate_task
-    from sightline.engine.precision import Precision, to_channels_last
-    from sightline.engine.session import pick_device, settle
-    from sightline.tasks.detection2d import Detection2DMetric
-
     check_output(save)
-    refuse_unused(changes, EVALUATION_KEYS, "an evaluation")
     run_dir, found = open_run(Path(run), checkpoint)
-    config = settle(read_config(run_dir, changes, data=data, split=split))
-    device = pick_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    problem = _with_own_names(config, run_dir).open(training=False)
-    assert problem.eval_loader is not None
-    assert config.precision != "auto", "settle() has chosen"
-    try:
-        _refuse_other_classes(run_dir, problem.facts["class_names"], config.data.path)  # type: ignore[attr-defined]
-        which = load_weights(problem.task, found)
-        task = problem.task.to(device)
-        if config.channels_last:
-            to_channels_last(task)
-        precision = Precision(config.precision, device=device)
-        metric = evaluate_task(task, problem.eval_loader, device=device, precision=precision)
-    finally:
-        problem.eval_loader.close()
+    with Judge(run_dir, changes, data=data, split=split) as judge:
+        judged = judge.evaluate(found)
     if save is not None:
         path = Path(save).expanduser()
         with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_coco_detections(path, *cast(Detection2DMetric, metric).coco_results())
-    source = printable(config.data.path or "the built-in world")  # type: ignore[attr-defined]
-    title = f"{printable(found.path)} ({which}) on {source}, {printable(split)}"
-    return Figures(metric.compute(), metric.details(), title, tuple(problem.messages))
-
-
-def _with_own_names(config: RunConfig, run_dir: Path) -> RunConfig:
-    """Data without a list of classes (VOC) is read with the run's names in the run's order."""
-    from sightline.recipes.detection2d import Detection2DRun
-
-    if not isinstance(config, Detection2DRun) or config.data.path is None or config.data.class_names is not None:
-        return config
-    if config.open_data().format != "voc":
-        return config
-    return config.but(data=config.data.but(class_names=class_names_of(run_dir)))
-
-
-def _refuse_other_classes(run_dir: Path, names: Sequence[str], data: Path | None) -> None:
-    """A model cannot be judged on data whose labels mean something else."""
-    own = class_names_of(run_dir)
-    if list(own) != list(names):
-        raise DataError(
-            f"{printable(data)}: its classes are not those of the run.\n"
-            f"  data: {printable(', '.join(names), limit=200)}\n  run:  {printable(', '.join(own), limit=200)}\n"
-            "  Give data with the same names in the same order (data.class_names=[...] where the format has none)."
-        )
+            judged.metric.save(path)
+    source = f" on {judge.problem.source}" if judge.problem.source else ""
+    title = f"{printable(found.path)} ({judged.weights}){source}"
+    return Figures(judged.figures, judged.metric.details(), title, tuple(judge.problem.messages))

@@ -33,6 +33,8 @@ SECONDS = 55.0
 """After so many nothing new is begun."""
 SMALL_BATCHES = (2, 4)
 """Sizes that are tried first: what they cost tells whether the run's own batch can be tried."""
+SMALL_SECONDS = 10.0
+"""A second step with a small batch, now that all is warm, is taken if the first was as quick as this."""
 STEPS_SECONDS = 8.0
 """Steps with the run's own batch are taken for so long ..."""
 MOST_STEPS = 12
@@ -264,10 +266,12 @@ class _Preflight:
         wanted = problem.train_loader.batch_length(0)
         trials: list[Trial] = []
         for size in SMALL_BATCHES if wanted > SMALL_BATCHES[-1] else ():
+            if trials and 2.5 * trials[-1].seconds * size / trials[-1].samples > self.left() - 20:
+                break
             self.tell(f"trying steps with {size} {problem.unit}")
             loader = review.open(config.but(batch_size=size)).train_loader
             assert loader is not None
-            trials.append(try_steps(training, loader, seconds=2.0, most=2, count_saved=True))
+            trials.append(try_steps(training, loader, seconds=SMALL_SECONDS, most=2, count_saved=True))
         if self.may_try(training, review, trials, wanted):
             self.tell(f"trying steps with {wanted} {problem.unit}")
             trials.append(
@@ -341,10 +345,15 @@ class _Preflight:
         on_cpu = training.device.type == "cpu"
 
         def need(place: str, peaks: Sequence[tuple[int, int]], others: Mapping[str, int], free: int) -> MemoryNeed:
-            at, slope = line_through(peaks, wanted, least_slope=saved if on_cpu or place != "memory" else 0.0)
+            least = saved if on_cpu or place != "memory" else 0.0
+            if len(peaks) == 1:  # then what grows is known by count alone
+                peaks = [(0, peaks[0][1] - int(least * peaks[0][0])), *peaks]
+            at, slope = line_through(peaks, wanted, least_slope=least)
             if place == "memory":
                 at = max(at, also)
-            return MemoryNeed(place, wanted, int(at), slope if len(trials) > 1 else 0.0, others, free, measured)
+            return MemoryNeed(
+                place, wanted, int(at), slope if saved or len(trials) > 1 else 0.0, others, free, measured
+            )
 
         host = [(t.samples, t.peak.host_bytes) for t in trials]
         needs = [need("memory", host, others, free_host_bytes() + resident_bytes())]
@@ -407,8 +416,9 @@ class _Preflight:
         prediction: Trial | None,
     ) -> None:
         """How long the whole run takes if all steps are like those that were tried."""
-        from sightline.api.preflight_needs import line_through, number_of_evaluations
-        from sightline.engine.console import duration
+        import psutil
+
+        from sightline.api.preflight_needs import busy, line_through, long_duration, number_of_evaluations
         from sightline.engine.limited_loader import limited
 
         assert problem.train_loader is not None
@@ -418,6 +428,7 @@ class _Preflight:
         seconds = step * length.iterations
         text = f"{length.epochs:,} {'epoch' if length.epochs == 1 else 'epochs'}, {length.iterations:,} batches of "
         text += f"{step:.3g} s"
+        text += "" if trials[-1].samples == wanted else f" (estimated from batches of {trials[-1].samples})"
         if prediction is not None and problem.eval_loader is not None:
             loader = limited(problem.eval_loader, config.limit_batches)
             samples = sum(loader.batch_length(index) for index in range(loader.batches_per_epoch))
@@ -425,8 +436,9 @@ class _Preflight:
             count = number_of_evaluations(config.evaluate, length)
             seconds += count * each
             text += f"; {count:,} {'evaluation' if count == 1 else 'evaluations'} of {each:.3g} s"
+        text += busy(psutil.getloadavg()[0], psutil.cpu_count() or 1)
         self.figures |= {"step_seconds": step, "run_seconds": seconds, "steps": length.steps, "epochs": length.epochs}
-        self.find("duration", "ok", f"about {duration(seconds)}: {text}")
+        self.find("duration", "ok", f"about {long_duration(seconds)}: {text}")
 
 
 def _first_line(error: BaseException) -> str:

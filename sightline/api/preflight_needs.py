@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 LOG_ROW_BYTES = 2 << 10
 """Of a logged step in metrics.jsonl, timing.jsonl and the events of TensorBoard, generously."""
-EVALUATION_BYTES = 1 << 20
-"""Of an evaluation's tables, curves and pictures."""
-REPORT_BYTES = 16 << 20
-"""Of pictures of the data and the report."""
+EVALUATION_BYTES = 16 << 10
+"""Of the rows of an evaluation."""
+REPORT_BYTES = 32 << 20
+"""Of pictures, tables, curves and the report, which are written over."""
 
 
 def amount(count: float) -> str:
@@ -83,6 +83,22 @@ def line_through(points: Sequence[tuple[int, float]], at: int, *, least_slope: f
     (x0, y0), (x1, y1) = points[0], points[-1]
     slope = max(least_slope, (y1 - y0) / (x1 - x0)) if x1 != x0 else max(least_slope, y1 / x1)
     return y1 + slope * (at - x1), slope
+
+
+def long_duration(seconds: float) -> str:
+    """``"2:03"``, ``"1:02:03"`` or, from two days on, ``"9.8 days"``."""
+    from sightline.engine.console import duration
+
+    return f"{seconds / 86400:.1f} days" if seconds >= 2 * 86400 else duration(seconds)
+
+
+def busy(load: float, cores: int) -> str:
+    """A warning for measured times where more programs want to compute than there are cores; else an empty text."""
+    if load < 1.5 * cores:
+        return ""
+    return (
+        f". This machine is busy (load {load:.1f} on {cores} {'core' if cores == 1 else 'cores'}): less when it is not"
+    )
 
 
 def number_of_evaluations(config: EvaluateConfig, length: RunLength) -> int:

@@ -184,10 +184,22 @@ def evaluate(
     changes: Changes = None,
     data: DataPath = None,
     split: Annotated[
-        str, typer.Option(help="part of the data set: val, test or train", autocompletion=lambda: ["val", "test"])
-    ] = "val",
+        str | None,
+        typer.Option(
+            help="part of the data set: val, test or train; default the one that the training evaluated",
+            autocompletion=lambda: ["val", "test"],
+        ),
+    ] = None,
     checkpoint: Checkpoint = "best",
-    save: Annotated[Path | None, typer.Option(help="write the detections as COCO results to this file")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="every checkpoint of the run, in a table over its steps")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="as --all, then each new checkpoint until the run is finished, or Ctrl-C")
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="write the predictions to this file, in their field's format: COCO results")
+    ] = None,
     json: JsonFile = None,
 ) -> None:
     """Evaluate a trained model.
@@ -196,14 +208,44 @@ def evaluate(
         sightline eval runs/yolov7-tiny-small/1
         sightline eval runs/yolov7-tiny-small/1 --split test --save detections.json --json figures.json
         sightline eval runs/yolov7-tiny-small/1 --data other_data image_size=640 --checkpoint latest
+        sightline eval runs/yolov7-tiny-small/1 --all
+        sightline eval runs/yolov7-tiny-small/1 --watch --json figures.json
+
+    --watch leaves the machine to others: it runs at the lowest priority.
     """
     from sightline import api
 
     api.check_output(json)
+    if every or watch:
+        if save is not None or checkpoint != "best":
+            option = "--checkpoint" if save is None else "--save"
+            raise ConfigError(f"{option} is for one checkpoint: leave it out, or leave out --all and --watch.")
+        if watch:
+            api.step_aside()
+        _evaluate_all(run, changes=changes or [], data=data, split=split, watch=watch, json=json)
+        return
     figures = api.evaluate(run, changes=changes or [], data=data, split=split, checkpoint=checkpoint, save=save)
     show(*figures.notes, figures.title, *figures.tables())
     if json is not None:
         figures.write_json(json)
+
+
+def _evaluate_all(
+    run: Path, *, changes: list[str], data: Path | None, split: str | None, watch: bool, json: Path | None
+) -> None:
+    """Print each checkpoint as it is done, and the table at the end; the file is written anew after each."""
+    from sightline import api
+
+    def tell(series: api.Series) -> None:
+        if json is not None:
+            series.write_json(json)
+        if watch:
+            show(series.latest())
+
+    series = api.evaluate_all(run, changes=changes, data=data, split=split, watch=watch, on_row=tell, say=show)
+    show(series.title, series.table() if series.rows else "no checkpoint was evaluated")
+    if json is not None:
+        series.write_json(json)
 
 
 @command(panel=USE)

@@ -179,7 +179,7 @@ def _set(config: Config, tree: dict[str, Any], change: Change) -> None:
         inner = group_of(model, part, node.get(part))
         if inner is None:
             raise ConfigError(_unknown(config, change))
-        if not isinstance(node[part], dict):
+        if not isinstance(node.get(part), dict):
             node[part] = {}
         node, model = node[part], inner
     if name not in model.model_fields:

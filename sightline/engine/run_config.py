@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -17,6 +17,7 @@ from sightline.engine.early_stop import EarlyStoppingConfig
 from sightline.engine.ema import EmaConfig
 from sightline.engine.evaluation import EvaluateConfig, refuse_unmeasured_loss
 from sightline.engine.finding import DataReview, Finding
+from sightline.engine.histograms import HistogramConfig
 from sightline.engine.log import LogConfig
 from sightline.engine.optim import OptimizerConfig
 from sightline.engine.processes import WHOLE, Share
@@ -54,12 +55,19 @@ class Problem:
     """Plain values about the data for the report and for later use of the model, e.g. class names."""
     unit: str = "samples"
     """What a sample is called where throughput is shown: ``images``, ``sweeps``."""
+    source: str = ""
+    """Where the data that is evaluated comes from, for people."""
     headline: Sequence[str] = ()
     """Figures of the evaluation that a person wants to see first, in order; all of them when empty."""
 
 
 class RunConfig(Config):
     """One run. The keys that people turn most stand at the top level."""
+
+    evaluation_keys: ClassVar[tuple[str, ...]] = (
+        "batch_size", "device", "precision", "channels_last", "deterministic", "workers", "threads", "evaluate.loss",
+    )  # fmt: skip
+    """Keys and groups that change the evaluation of a trained model."""
 
     recipe: str = ""
     """Name of the recipe that this run began with."""
@@ -123,6 +131,9 @@ class RunConfig(Config):
     watch: WatchConfig | None = None
     """Figures of activations and gradients, e.g. ``watch={layers: ["*.conv"], every_steps: 50}``; none when left out.
     """
+    histograms: HistogramConfig | None = None
+    """Histograms of weights and gradients in TensorBoard, e.g. ``histograms={every_steps: 500}``; none when left out.
+    """
     profile: PositiveInt | None = None
     """Tell after so many steps where their time and memory went; also in the run's profile.json."""
 
@@ -156,6 +167,8 @@ class RunConfig(Config):
             idle["device"] = f"devices={self.devices} gives every process a device of its own; say cpu or cuda"
         if self.optimizer.decay_follows_batch and self.accumulation.nominal_batch_size is None:
             idle["optimizer.decay_follows_batch"] = "there is no accumulation.nominal_batch_size"
+        if "tensorboard" not in self.log.trackers:
+            idle["histograms"] = "they are shown by TensorBoard, which log.trackers does not name"
         if self.weights is None:
             idle["partial_weights"] = "there are no weights to start from (weights=null)"
         return idle
@@ -171,6 +184,17 @@ class RunConfig(Config):
             UserError: If the data cannot be used or contradicts the configuration.
         """
         raise NotImplementedError("a task's own configuration opens its data")
+
+    def open_trained(self, facts: Mapping[str, Any]) -> Problem:
+        """Open the data to evaluate a trained model on it.
+
+        Args:
+            facts: ``Problem.facts`` of the training.
+
+        Raises:
+            UserError: As ``open``; or if the model does not speak of what the data holds.
+        """
+        return self.open(training=False)
 
     def review_data(self, *, decode: bool = True, tell: Callable[[str], None] = lambda text: None) -> DataReview:
         """Look at all of the data before a run, and list everything that is wrong with it.

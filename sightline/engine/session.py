@@ -26,6 +26,7 @@ from sightline.engine.evaluation import EvaluateConfig, Evaluator
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.freeze import freeze
 from sightline.engine.gallery import Gallery
+from sightline.engine.histograms import Histograms
 from sightline.engine.launch import Launch, find_launch
 from sightline.engine.limited_loader import limited
 from sightline.engine.lock import RunLock
@@ -385,6 +386,8 @@ def run_session(
             every.append(Profiler(config.profile, stopwatch, run_dir, say=console.say, unit=problem.unit))
         if config.watch is not None:
             every.append(Watch(config.watch, training.task, sinks))
+        if config.histograms is not None:
+            every.append(Histograms(config.histograms, trackers))
         every += callbacks
         every += [early_stop] if early_stop is not None else []
         evaluator = None
@@ -432,7 +435,12 @@ def run_session(
             loader.close()
             if eval_loader is not None:
                 eval_loader.close()
-        heartbeat.beat("done" if outcome == "done" else "interrupted", step=training.step, epoch=training.epoch)
+        heartbeat.beat(
+            "done" if outcome == "done" else "interrupted",
+            step=training.step,
+            epoch=training.epoch,
+            message=early_stop.reason if early_stop is not None and early_stop.is_over else "",
+        )
         return SessionResult("done" if outcome == "done" else "stopped", training.step, training.epoch, result.metrics)
 
 

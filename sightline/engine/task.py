@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -81,6 +82,13 @@ class Metric(Protocol):
 
     def details(self) -> dict[str, Any]:
         """Tables and curves for the report, as plain JSON values."""
+
+    def save(self, path: Path) -> None:
+        """Write the predictions since ``reset`` in the field's own format, so that they score to the same figures.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -57,6 +57,10 @@ class DataConfig(Config):
 class Detection2DRun(RunConfig, abc.ABC):
     """A run of a 2D detector."""
 
+    evaluation_keys: ClassVar[tuple[str, ...]] = (
+        *RunConfig.evaluation_keys, "image_size", "eval_batch_size", "data", "model",
+    )  # fmt: skip
+
     image_size: int = Field(640, ge=32, le=8192)
     """Long side of the network's input, pixels."""
     eval_batch_size: PositiveInt | None = None
@@ -108,6 +112,7 @@ class Detection2DRun(RunConfig, abc.ABC):
             messages=messages,
             facts=_facts(_given(train, val)),
             unit="images",
+            source=f"{printable(self.data.path or 'the built-in world')}, {printable(self.data.val_split)}",
             headline=("AP", "AP50", "precision", "recall"),
         )
 
@@ -116,6 +121,27 @@ class Detection2DRun(RunConfig, abc.ABC):
         from sightline.recipes.detection2d_review import review_data
 
         return review_data(self, decode=decode, tell=tell)
+
+    def open_trained(self, facts: Mapping[str, Any]) -> Problem:
+        """Open the data of an evaluation; it must have the classes of the training, in their order.
+
+        Data without a list of classes (VOC) is read with the names of the training.
+        """
+        names = tuple(map(str, facts.get("class_names", ())))
+        data, config = self.data, self
+        if data.path is not None and data.class_names is None and self.open_data().format == "voc":
+            config = self.but(data=data.but(class_names=names))
+        problem = config.open(training=False)
+        found = tuple(problem.facts["class_names"])
+        if found != names:
+            assert problem.eval_loader is not None
+            problem.eval_loader.close()
+            raise DataError(
+                f"{printable(data.path)}: its classes are not those of the run.\n"
+                f"  data: {printable(', '.join(found), limit=200)}\n  run:  {printable(', '.join(names), limit=200)}\n"
+                "  Give data with the same names in the same order (data.class_names=[...] where the format has none)."
+            )
+        return problem
 
     def open_data(self) -> DataSource:
         """The data set, or the built-in world where none is named."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.data.annotations import ImageAnnotations
+from sightline.data.formats.coco_results import write_coco_detections
 from sightline.data.sample import BoxPrediction, ImageBatch
 from sightline.engine.task import Picture, Task
 from sightline.metrics.box_details import box_details
@@ -181,6 +183,10 @@ class Detection2DMetric:
         confusion = ConfusionMatrix(len(class_names))
         confusion.update(self._truths(), self._detections())
         return box_details(result, detection_curves(result), confusion, class_names)
+
+    def save(self, path: Path) -> None:
+        """Write the detections as a COCO result file; no number is rounded."""
+        write_coco_detections(path, *self.coco_results())
 
     def coco_results(self) -> tuple[Any, Any, Any, Any]:
         """Detections as COCO's result format wants them: image ids, category ids, boxes_xywh and scores."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sightline import api
-from sightline.api.preflight_needs import MemoryNeed, line_through, number_of_evaluations
+from sightline.api.preflight_needs import MemoryNeed, busy, line_through, long_duration, number_of_evaluations
 from sightline.engine import memory_use
 from sightline.engine.evaluation import EvaluateConfig
 from sightline.engine.schedule import RunLength
@@ -149,6 +149,15 @@ def test_evaluations_are_counted_as_they_will_come():
     assert number_of_evaluations(EvaluateConfig(every_epochs=5, first_epoch=6), length) == 2  # after 10 and the last
     assert number_of_evaluations(EvaluateConfig(every_epochs=4), length) == 3
     assert number_of_evaluations(EvaluateConfig(every_epochs=0, every_steps=25), length) == 3
+
+
+def test_a_run_of_days_is_told_in_days():
+    assert [long_duration(seconds) for seconds in (62, 3723, 864_000)] == ["1:02", "1:02:03", "10.0 days"]
+
+
+def test_times_of_a_busy_machine_say_so():
+    assert busy(2.9, 2) == ""
+    assert busy(8.7, 2) == ". This machine is busy (load 8.7 on 2 cores): less when it is not"
 
 
 # a detector

@@ -32,8 +32,13 @@ class Every(Config):
     epochs: int
 
 
+class Reset(Config):
+    step: int = 0
+
+
 class Average(Config):
     decay: float = 0.9
+    reset: Reset | None = None
     kind: Literal["plain", "slow"] = "plain"
     slowness: int = 3
 
@@ -69,6 +74,11 @@ def test_texts_stand_for_plain_values(text, value):
 def test_changes_reach_every_level():
     config = changed("epochs=5", "inner.momentum=0.8", "inner.betas=[0.8, 0.99]", "lr=1e-3")
     assert (config.epochs, config.lr, config.inner) == (5, 0.001, Inner(momentum=0.8, betas=(0.8, 0.99)))
+
+
+def test_a_change_makes_all_groups_on_its_way_that_are_not_there():
+    average = changed("average.reset.step=5").average
+    assert average is not None and (average.decay, average.reset) == (0.9, Reset(step=5))
 
 
 def test_the_last_change_of_a_key_wins_and_keeps_its_origin():

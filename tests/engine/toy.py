@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,10 +77,12 @@ class ToyMetric:
 
     def reset(self) -> None:
         self.right = self.seen = 0
+        self.found: list[tuple[int, int]] = []
 
     def update(self, predictions: Sequence[int], batch: ToyBatch) -> None:
         self.right += sum(p == int(y) for p, y in zip(predictions, batch.y, strict=True))
         self.seen += len(batch)
+        self.found += zip(batch.sample_ids, predictions, strict=True)
 
     def state(self) -> dict[str, Tensor]:
         return {"right": torch.tensor(self.right), "seen": torch.tensor(self.seen)}
@@ -90,12 +93,16 @@ class ToyMetric:
     def merge(self, others: Sequence["ToyMetric"]) -> None:
         for other in others:
             self.right, self.seen = self.right + other.right, self.seen + other.seen
+            self.found += other.found
 
     def compute(self) -> dict[str, float]:
         return {"accuracy": self.right / self.seen}
 
     def details(self) -> dict[str, Any]:
         return {"seen": self.seen}
+
+    def save(self, path: Path) -> None:
+        path.write_text("".join(f"{sample} {label}\n" for sample, label in self.found))
 
 
 class ToyTask(Task):

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from sightline.engine.trackers.background import BackgroundTracker
 from sightline.engine.trackers.csv_table import CSV_FILE, CsvTracker
 from sightline.engine.trackers.secrets import without_secrets
 from sightline.engine.trackers.tensorboard import TensorBoardTracker
-from sightline.engine.trackers.tracker import TrackedRow, Tracker
+from sightline.engine.trackers.tracker import Histogram, TrackedRow, Tracker
 
 if TYPE_CHECKING:
     from sightline.config.base import Config
@@ -75,6 +75,12 @@ class Trackers(Callback):
         for tracker in self.trackers:
             tracker.write(tracked)
             self._tell_trouble(tracker)
+
+    def write_histograms(self, step: int, epoch: int, histograms: Mapping[str, Histogram]) -> None:
+        """Pass on histograms to the tracker that shows them. Returns at once."""
+        for tracker in self.trackers:
+            if isinstance(tracker.tracker, TensorBoardTracker):
+                tracker.write(TrackedRow("histograms", step, epoch, {}, {}, time.time(), histograms))
 
     def state(self) -> dict[str, Any]:
         """Nothing; but a checkpoint is being taken, and what a kill must not lose after it is to be in the files."""

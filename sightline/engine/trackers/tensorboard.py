@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.engine.trackers.appended import AppendedFile
-from sightline.engine.trackers.tracker import TrackedRow
+from sightline.engine.trackers.tracker import Histogram, TrackedRow
 
 FILE_VERSION = "brain.Event:2"
 """What every events file begins with."""
@@ -49,6 +49,7 @@ class TensorBoardTracker:
             self._records = self._begun()
         for row in rows:
             values = [Summary.Value(tag=tag, simple_value=value) for tag, value in row.tagged().items()]
+            values += [Summary.Value(tag=name, histo=_histogram(one)) for name, one in row.histograms.items()]
             event = Event(step=row.step, wall_time=row.time, summary=Summary(value=values))
             self._records.write(event.SerializeToString())
 
@@ -78,3 +79,20 @@ class TensorBoardTracker:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def _histogram(of: Histogram) -> Any:
+    """As TensorBoard has it: every bin by its upper edge."""
+    from tensorboard.compat.proto.histogram_pb2 import HistogramProto
+
+    width = (of.high - of.low) / len(of.counts)
+    edges = [of.low + width * (place + 1) for place in range(len(of.counts))]
+    return HistogramProto(
+        min=of.low,
+        max=of.high,
+        num=sum(of.counts),
+        sum=of.total,
+        sum_squares=of.squares,
+        bucket_limit=edges,
+        bucket=of.counts,
+    )

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts of the finite values of a tensor in bins of equal width between the smallest and the largest."""
+
+    low: float
+    high: float
+    total: float
+    """Sum of the values."""
+    squares: float
+    """Sum of their squares."""
+    counts: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +25,7 @@ class TrackedRow:
     """One row of the logger, plain values only."""
 
     kind: str
-    """``train``, ``eval`` or ``watch``."""
+    """``train``, ``eval``, ``watch`` or ``histograms``."""
     step: int
     epoch: int
     values: Mapping[str, float]
@@ -21,6 +34,8 @@ class TrackedRow:
     """What depends on the machine."""
     time: float
     """When it was logged, Unix seconds."""
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+    """By name; only TensorBoard is given a row that has some."""
 
     def tagged(self) -> dict[str, float]:
         """All figures by the names that users of other trainers know."""
