@@ -71,12 +71,12 @@ class Series:
         return [name for name in names if name in self.headline or name == "loss"] if self.headline else names
 
     def latest(self) -> str:
-        """A line about the one that was evaluated last: ``step 900 (3 epochs): AP 0.4120  best so far``."""
+        """A line about the one that was evaluated last: ``step 900 (epoch 3): AP 0.4120  best so far``."""
         if self.last is None:
             return ""
         figures = [f"{name} {cell(self.last.figures.get(name))}" for name in self._shown()]
         best = ["best so far"] if self.last.step == self.best_step else []
-        return f"step {self.last.step} ({self.last.epoch} epochs): {'  '.join([*figures, *best])}"
+        return f"step {self.last.step} (epoch {self.last.epoch}): {'  '.join([*figures, *best])}"
 
     def __str__(self) -> str:
         """Notes, title and table."""

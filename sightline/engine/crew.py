@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +70,9 @@ class Crew(Callback):
             return
         self._has_ended = True
         first: Exception | None = None
-        for name, method in self._listeners["on_run_end"]:
+        for listener in self._listeners["on_run_end"]:
             try:
-                self._call(name, method, "at the end of the run, at step", training, outcome)
+                self._call([listener], "at the end of the run, at step", training, outcome)
             except Exception as error:
                 first = error if first is None else first
         if first is not None:
@@ -100,18 +100,21 @@ class Crew(Callback):
                 self._raise_named(name, "when it took its state back", error)
 
     def _tell(self, moment: str, when: str, training: Training, *arguments: Any) -> None:
-        for name, method in self._listeners[moment]:
-            self._call(name, method, when, training, *arguments)
+        self._call(self._listeners[moment], when, training, *arguments)
 
-    def _call(self, name: str, method: Any, when: str, training: Training, *arguments: Any) -> None:
-        before = self._stopwatch.lap(name)
+    def _call(
+        self, listeners: Sequence[tuple[str, Callable[..., None]]], when: str, training: Training, *arguments: Any
+    ) -> None:
+        name, lap = "", self._stopwatch.lap
         try:
-            method(training, *arguments)
-        except Exception as error:
+            for name, method in listeners:
+                before = lap(name)
+                method(training, *arguments)
+                lap(before)
+        except (Exception, SystemExit) as error:  # sys.exit() in a callback is no way to end a run
             self._raise_named(name, f"{when} {training.step}" if when.endswith("step") else when, error)
-        self._stopwatch.lap(before)
 
-    def _raise_named(self, name: str, when: str, error: Exception) -> None:
+    def _raise_named(self, name: str, when: str, error: Exception | SystemExit) -> None:
         if isinstance(error, CallbackError):  # of a member that tells others, as an evaluation does
             raise error
         if _is_ours(self.members[name]):
@@ -140,12 +143,18 @@ def _is_ours(member: Callback) -> bool:
     return type(member).__module__.partition(".")[0] == "sightline"
 
 
-def _words(error: Exception) -> str:
+def message_of(error: BaseException) -> str:
+    """The first line of an error, with the callback in which it came up."""
+    text = str(error).partition("\n")[0] or type(error).__name__
+    return "; ".join([text, *getattr(error, "__notes__", [])])
+
+
+def _words(error: BaseException) -> str:
     text = printable(str(error).partition("\n")[0], limit=400)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _place(error: Exception, member: Callback) -> str:
+def _place(error: BaseException, member: Callback) -> str:
     """``my_callbacks.py:14: ``: the last line of the member's own file that was running."""
     file = getattr(sys.modules.get(type(member).__module__), "__file__", None)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]

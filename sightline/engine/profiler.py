@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.engine.atomic_file import replace_file
-from sightline.engine.callback import Callback, StepReport
+from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.loop import Training
 from sightline.engine.memory import peak_memory
 from sightline.engine.stopwatch import Stopwatch, Times
@@ -53,7 +53,7 @@ class Profiler(Callback):
         self.say = say
         self.unit = unit
         self._begin = self._end = 0
-        self._samples = 0
+        self._samples = self._evaluations = 0
         self._last_step = 0
 
     def on_run_start(self, training: Training) -> None:
@@ -76,6 +76,10 @@ class Profiler(Callback):
         elif report.step == self._end and report.step < training.plan.length.steps:
             self._tell(training)
 
+    def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
+        """Count those that are measured."""
+        self._evaluations += self._begin <= report.step <= self._end
+
     def on_run_end(self, training: Training, outcome: str) -> None:
         """Say what is known of a run that ends with or before the steps to profile."""
         if self._begin < self._last_step <= self._end:
@@ -87,7 +91,8 @@ class Profiler(Callback):
         if steps == 0 or not times.host:
             return
         found = profile_of(times, steps=steps, samples=self._samples, unit=self.unit)
-        found = {"first_step": self._begin + 1, **found, "memory": peak_memory(training.device)}
+        found = {"first_step": self._begin + 1, **found, "evaluations": self._evaluations}
+        found["memory"] = peak_memory(training.device)
         replace_file(self.run_dir / PROFILE_FILE, json.dumps(found, indent=1).encode() + b"\n")
         self.say(profile_text(found))
 
@@ -147,7 +152,7 @@ def profile_text(found: Mapping[str, Any]) -> str:
                 for one, part in found["callbacks"].items()
                 if part["share"] >= 0.001
             ]
-    if not found["parts"]["evaluation"]["ms_per_step"]:
+    if not found["evaluations"]:
         lines.append("  no evaluation fell into these steps")
     memory = found["memory"]
     text = f"most memory: host {memory['host_memory_mib']:,.0f} MiB"

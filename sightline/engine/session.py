@@ -18,7 +18,7 @@ from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.checkpoint_reader import Checkpoint, find_checkpoints, newest_whole, set_aside
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.console import Console
-from sightline.engine.crew import Crew
+from sightline.engine.crew import Crew, message_of
 from sightline.engine.early_stop import EarlyStop
 from sightline.engine.ema import Ema
 from sightline.engine.epoch_clock import EpochClock
@@ -424,7 +424,7 @@ def run_session(
             processes.wait()
             crew.on_run_end(training, outcome)
         except BaseException as error:
-            heartbeat.beat("failed", message=str(error).splitlines()[0] if str(error) else type(error).__name__)
+            heartbeat.beat("failed", message=message_of(error))
             with suppress(Exception):  # what ended the run is to be told, not what it led to
                 crew.on_run_end(training, "failed")
             if isinstance(error, OSError) and error.errno in DISK_FULL:

@@ -8,7 +8,7 @@ import pytest
 from sightline.config.errors import RunError
 from sightline.engine.callback import Callback
 from sightline.engine.checkpoint_reader import newest_whole
-from sightline.engine.crew import CallbackError, Crew
+from sightline.engine.crew import CallbackError, Crew, message_of
 from sightline.engine.session import run_session
 from tests.conftest import quiet
 from tests.engine.toy import toy_run
@@ -73,7 +73,16 @@ def test_an_error_of_ours_keeps_its_kind_and_gets_the_name_as_a_note():
     Ours.__module__ = "sightline.engine.ours"
     with pytest.raises(RunError, match="disk is full") as caught:
         Crew([Ours()]).on_epoch_end(type("At", (), {"step": 3})(), 0)
-    assert caught.value.__notes__ == ["in the callback Ours, at the end of an epoch, at step 3"]
+    assert message_of(caught.value) == "the disk is full; in the callback Ours, at the end of an epoch, at step 3"
+
+
+def test_a_callback_that_exits_fails():
+    class Exits(Callback):
+        def on_step_end(self, training, report):
+            raise SystemExit(0)
+
+    with pytest.raises(CallbackError, match=r"the callback Exits failed at the end of step 3: .*SystemExit: 0"):
+        Crew([Exits()]).on_step_end(type("At", (), {"step": 3})(), None)
 
 
 def test_the_end_of_the_run_is_told_to_all_and_once():

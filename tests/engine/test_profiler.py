@@ -71,6 +71,8 @@ def test_waiting_for_data_and_slow_callbacks_are_named(tmp_path, monkeypatch):
     assert parts["callbacks"]["ms_per_step"] >= found["callbacks"]["Slow"]["ms_per_step"]
     # One epoch of 6 steps ends in steps 4 to 11: one evaluation of 3 batches, and checkpoints of steps 6 and 9.
     assert parts["evaluation"]["ms_per_step"] >= 3 * 10 / 8
+    assert found["evaluations"] == 1
+    assert "no evaluation" not in said
     assert all(part["share"] > 0 for part in parts.values())
     assert found["samples_per_second"] == pytest.approx((2 * 4 + 2 + 5 * 4) / (found["ms_per_step"] * 8 / 1000))
     assert found["memory"]["host_memory_mib"] > 50
@@ -84,6 +86,12 @@ def test_a_run_that_is_shorter_tells_of_the_steps_that_it_had(tmp_path, monkeypa
     assert (found["first_step"], found["steps"]) == (1, 6)
     assert found["parts"]["evaluation"]["share"] > 0  # the last one belongs to the steps
     assert said.count("profile of") == 1
+
+
+def test_it_says_when_no_evaluation_was_measured(tmp_path, monkeypatch):
+    found, said = profiled(tmp_path / "a", monkeypatch, profile=2, epochs=1)
+    assert (found["first_step"], found["evaluations"]) == (4, 0)
+    assert "no evaluation fell into these steps" in said
 
 
 def test_a_run_without_a_profile_has_no_file(tmp_path, monkeypatch):
@@ -107,3 +115,13 @@ def test_rows_of_timing_tell_the_memory(tmp_path, monkeypatch):
     profiled(tmp_path / "a", monkeypatch, epochs=1)
     rows = [json.loads(line) for line in (tmp_path / "a" / "timing.jsonl").read_text().splitlines()]
     assert all(row["values"]["host_memory_mib"] > 50 for row in rows if row["kind"] == "train")
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_timed_by_its_own_clock(tmp_path, monkeypatch):
+    found, said = profiled(tmp_path / "a", monkeypatch, profile=8, device="cuda")
+    assert found["clock"] == "device"
+    assert sum(part["share"] for part in found["parts"].values()) == pytest.approx(1)
+    assert found["parts"]["data"]["ms_per_step"] >= 9  # the GPU waits for batches of 10 ms
+    assert found["memory"]["device_memory_mib"] > 0
+    assert "by the clock of the GPU" in said

@@ -8,6 +8,7 @@ import torch
 from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
 from sightline.engine.session import run_session
+from sightline.engine.trackers.tracker import tag_of
 from sightline.engine.watch import Moments, WatchConfig, matching_layers, moments_of
 from tests.conftest import quiet
 from tests.engine.toy import ToyTask, toy_run
@@ -107,6 +108,10 @@ def test_patterns_fit_whole_names_and_their_ends():
     assert list(matching_layers(task, ["4", "net.1"])) == ["net.1", "net.4"]
     with pytest.raises(ConfigError, match=r"watch.layers: no layer is called 'net.7'. Did you mean 'net"):
         matching_layers(task, ["net.0", "net.7"])
+
+
+def test_trackers_show_them_in_a_group_of_their_own():
+    assert tag_of("watch", "net.0/activation/mean") == "watch/net.0/activation/mean"
 
 
 def test_a_compiled_model_is_not_watched():
