@@ -11,7 +11,7 @@ from sightline.api.datasets import check, score_coco, world
 from sightline.api.inference import Figures, evaluate
 from sightline.api.output import check_output, write_output
 from sightline.api.prediction import Found, PicturePrediction, Predictor, free_folder, load, predict
-from sightline.api.preflight import PreflightReport, names_a_run, preflight
+from sightline.api.preflight import PreflightReport, names_a_run, near_recipe, preflight
 from sightline.api.runs import compare, plot_lr, report, status
 from sightline.api.series import CheckpointFigures, Series, evaluate_all, step_aside
 from sightline.api.table import Table
@@ -38,6 +38,7 @@ __all__ = [
     "list_recipes",
     "load",
     "names_a_run",
+    "near_recipe",
     "plot_lr",
     "predict",
     "preflight",

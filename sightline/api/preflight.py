@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.api.configuration import PathLike, resolve_leniently
-from sightline.config.errors import ConfigError, UserError
+from sightline.config.errors import ConfigError, UserError, did_you_mean
 from sightline.config.printable import printable
 from sightline.engine.finding import Finding
 
@@ -247,7 +247,8 @@ class _Preflight:
         """Real steps and a real prediction, and what the whole run takes if all are like them."""
         from sightline.engine.limited_loader import limited
 
-        trials = self.attempt("step", lambda: self.steps(config, review, problem, training))
+        trials: list[Trial] = []
+        self.attempt("step", lambda: self.steps(config, review, problem, training, trials))
         prediction = None
         if problem.eval_loader is not None:
             loader = limited(problem.eval_loader, config.limit_batches)
@@ -258,13 +259,14 @@ class _Preflight:
         if trials:
             self.duration(config, problem, training, trials, prediction)
 
-    def steps(self, config: RunConfig, review: DataReview, problem: Problem, training: Training) -> list[Trial]:
-        """Steps with small batches, and then with the run's own where time and memory allow."""
+    def steps(
+        self, config: RunConfig, review: DataReview, problem: Problem, training: Training, trials: list[Trial]
+    ) -> None:
+        """Steps with small batches, and then with the run's own where time and memory allow, into ``trials``."""
         from sightline.engine.trial import try_steps
 
         assert problem.train_loader is not None and review.open is not None
         wanted = problem.train_loader.batch_length(0)
-        trials: list[Trial] = []
         for size in SMALL_BATCHES if wanted > SMALL_BATCHES[-1] else ():
             if trials and 2.5 * trials[-1].seconds * size / trials[-1].samples > self.left() - 20:
                 break
@@ -287,7 +289,6 @@ class _Preflight:
             self.find("step", "note", text, "more workers, data.cache=disk or data.cache=ram where the data has it")
         else:
             self.find("step", "ok", text)
-        return trials
 
     def may_try(self, training: Training, review: DataReview, trials: Sequence[Trial], wanted: int) -> bool:
         """Whether the run's own batch fits into the memory and the time that are left."""
@@ -297,10 +298,10 @@ class _Preflight:
             return True
         seconds, _ = line_through([(t.samples, t.seconds) for t in trials], wanted)
         needs = self.memory_needs(training, review, trials, wanted)
-        return 2 * seconds < self.left() - 15 and all(need.total <= need.free for need in needs)
+        return 1.5 * seconds < self.left() - 10 and all(need.total <= need.free for need in needs)
 
     def prediction(
-        self, config: RunConfig, review: DataReview, loader: Loader, training: Training, trials: Sequence[Trial] | None
+        self, config: RunConfig, review: DataReview, loader: Loader, training: Training, trials: Sequence[Trial]
     ) -> Trial:
         """Batches of the evaluation, smaller ones where there is no time for its own."""
         from sightline.engine.trial import try_prediction
@@ -309,7 +310,8 @@ class _Preflight:
         size = loader.batch_length(0)
         per_sample = trials[-1].seconds / trials[-1].samples if trials else 0.0
         batches = 2
-        if per_sample * size > self.left() / 4:
+        was_too_large = bool(trials) and trials[-1].samples <= SMALL_BATCHES[-1] < config.batch_size
+        if was_too_large or per_sample * size > self.left() / 4:
             small = review.open(config.but(batch_size=SMALL_BATCHES[0])).eval_loader
             assert small is not None
             loader, batches = small, 1
@@ -443,6 +445,13 @@ class _Preflight:
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def near_recipe(target: str) -> str:
+    """``" Did you mean 'yolov7-tiny'?"``, or an empty text when no recipe has such a name."""
+    from sightline.recipes import RECIPES
+
+    return did_you_mean(target, RECIPES)
 
 
 def names_a_run(target: str) -> bool:

@@ -62,7 +62,7 @@ class MemoryNeed:
         how = "measured" if self.measured else "estimated from smaller batches"
         parts = [f"a step with {self.batch_size} samples {amount(self.at_batch_size)} ({how})"]
         parts += [f"{name} {amount(count)}" for name, count in self.others.items() if count]
-        text = f"{amount(self.total)} of {amount(self.free)} that are free: {', '.join(parts)}"
+        text = f"needs {amount(self.total)}, free are {amount(self.free)}: {', '.join(parts)}"
         if self.total <= 0.9 * self.free:
             return Finding(self.place, "ok", text)
         cures = []
@@ -128,7 +128,7 @@ def disk_findings(run_folder: Path, needs: Mapping[str, int], data: Mapping[Path
         free = shutil.disk_usage(nearest_folder(folder)).free
         total = sum(parts.values())
         shown = ", ".join(f"{name} {amount(size)}" for name, size in parts.items())
-        text = f"{amount(total)} of {amount(free)} that are free in {printable(folder)}: {shown}"
+        text = f"needs {amount(total)}, free are {amount(free)} in {printable(folder)}: {shown}"
         if total <= free:
             findings.append(Finding("disk", "ok", text))
             continue

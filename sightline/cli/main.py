@@ -461,6 +461,8 @@ def check(
         show_lines("\n".join(run.lines()), finding_style)
         good, found = run.can_start, run.as_dict()
     else:
+        if not Path(target).expanduser().exists() and (near := api.near_recipe(target)):
+            raise DataError(f"{printable(target)}: no such path and no such recipe.{near}")
         _refuse(of_run, f"is for recipes, and {printable(target)} is a path. Name a recipe or a file of changes.")
         with counting("looking at images") as tell:
             held = api.check(target, decode=not quick, same_content=copies, progress=tell)

@@ -14,8 +14,19 @@ _SAMPLE_SECONDS = 0.002
 
 
 def free_host_bytes() -> int:
-    """Memory that this process may still take: of the machine, or of its container where that allows less."""
-    return min([psutil.virtual_memory().available, *_left_in_container()])
+    """Memory that this process may still take: of the machine, or of its container or limit where that is less."""
+    return min([psutil.virtual_memory().available, *_left_in_container(), *_left_in_limit()])
+
+
+def _left_in_limit() -> Iterator[int]:
+    """What ``ulimit -v`` leaves."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        yield max(0, limit - psutil.Process().memory_info().vms)
 
 
 def _left_in_container() -> Iterator[int]:

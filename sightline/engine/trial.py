@@ -116,6 +116,8 @@ def try_steps(
     finally:
         loader.close()
     warm = watched.times[len(watched.times) // 2 :]  # the first ones find batches ready and nothing warm
+    if len(watched.times) < 3:
+        warm = [min(watched.times)]
     whole = sum(time for time, _ in warm)
     return Trial(
         samples=watched.samples,

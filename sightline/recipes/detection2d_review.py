@@ -78,13 +78,13 @@ def review_data(config: Detection2DRun, *, decode: bool, tell: Callable[[str], N
             source.read(split)
         except UserError as error:
             findings.append(Finding("data", "problem" if split in used else "note", str(error)))
-    if any(split not in source.held for split in used):
-        return DataReview(None, findings)
     if decode:
-        findings.append(_decode(source, list(used), tell))
+        findings.append(_decode(source, [split for split in used if split in source.held], tell))
     told: set[str] = set()
     for split in source.held:
         findings += _of_split(config, source, split, is_used=split in used, told=told)
+    if any(split not in source.held for split in used):
+        return DataReview(None, findings)
     findings += _of_classes(source.held[config.data.train_split], source.held[config.data.val_split])
     size, findings_of_size = _of_size(config, len(source.class_names))
     findings += findings_of_size

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -120,6 +121,14 @@ def test_a_batch_that_would_not_fit_is_not_tried_and_the_largest_that_fits_is_na
     largest = report.figures["memory"]["largest_batch"]
     assert f"batch_size={largest}" in said
     assert 10 < largest < 160  # 8 MB a sample are kept for the backward pass, and 8 to 32 MB come on the way
+
+
+def test_a_limit_of_the_process_counts_as_the_memory_that_is_free():
+    code = "import resource\nfrom sightline.engine.memory_use import free_host_bytes\nbefore = free_host_bytes()\n"
+    code += "resource.setrlimit(resource.RLIMIT_AS, (1 << 50, -1))\nassert free_host_bytes() <= before\n"
+    code += "import psutil\nused = psutil.Process().memory_info().vms\n"
+    code += "resource.setrlimit(resource.RLIMIT_AS, (used + 10**8, -1))\nassert 0 < free_host_bytes() <= 10**8\n"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_memory_of_a_batch_lies_on_a_line():
@@ -244,9 +253,11 @@ def test_data_that_is_not_there_ends_the_look_at_data_alone(city):
     assert of(report, "output", "ok")
 
 
-def test_a_split_that_is_not_there(city):
+def test_a_split_that_is_not_there_does_not_hide_the_faults_of_the_others(city):
+    (city / "labels" / "train" / "5.txt").write_text("9 0.5 0.5 0.1 0.1\n")
     report = check(city, "data.val_split=vall")
     assert "no split 'vall'" in of(report, "data", "problem")[0]
+    assert "class_out_of_range" in of(report, "labels", "problem")[0]
     assert of(report, "step") == ["not tried, since there is no data -> "]
 
 
@@ -302,6 +313,12 @@ def test_the_command_ends_with_2_at_a_problem(city, tmp_path):
     outcome = sightline("check", RECIPE, "--data", "city", *TINY, "optimizer.momentun=1", cwd=tmp_path)
     assert outcome.code == 2
     assert outcome.out.startswith("problem   configuration  command line: unknown key 'optimizer.momentun'")
+
+
+def test_a_recipe_whose_name_is_nearly_right_is_named(tmp_path):
+    outcome = sightline("check", "yolov7-tny", cwd=tmp_path)
+    assert outcome.code == 2
+    assert "no such path and no such recipe. Did you mean 'yolov7-tiny'?" in outcome.err
 
 
 def test_a_path_that_exists_is_data_even_if_a_recipe_has_its_name(tmp_path):
