@@ -134,6 +134,8 @@ class _Preflight:
 
     def __init__(self, began: float, *, decode: bool, tell: Callable[[str], None]) -> None:
         self.began, self.decode, self.tell = began, decode, tell
+        self.devices = 1
+        """Processes of the run on this machine. One is tried, with its share of the batch."""
         self.findings: list[Finding] = []
         self.figures: dict[str, Any] = {}
 
@@ -211,6 +213,13 @@ class _Preflight:
             self.find("device", "problem", str(error))
             config = config.but(device="auto")
             device = pick_device("auto")
+        self.devices = config.devices
+        if device.type == "cuda" and self.devices > torch.cuda.device_count():
+            text = f"devices={self.devices}, but there are {torch.cuda.device_count()} GPUs"
+            self.find("device", "problem", text, f"devices={torch.cuda.device_count()}")
+        if self.devices > 1:
+            text = f"one of {self.devices} processes is tried, alone: what they tell each other takes more time"
+            self.find("device", "note", text)
         if device.type == "cuda":
             set_deterministic(config.deterministic)
         if config.threads is not None:
@@ -259,6 +268,11 @@ class _Preflight:
         if trials:
             self.duration(config, problem, training, trials, prediction)
 
+    def of_one_process(self, problem: Problem) -> int:
+        """Samples of the run's batch that one of its processes gets."""
+        assert problem.train_loader is not None
+        return -(-problem.train_loader.batch_length(0) // self.devices)
+
     def steps(
         self, config: RunConfig, review: DataReview, problem: Problem, training: Training, trials: list[Trial]
     ) -> None:
@@ -266,19 +280,21 @@ class _Preflight:
         from sightline.engine.trial import try_steps
 
         assert problem.train_loader is not None and review.open is not None
-        wanted = problem.train_loader.batch_length(0)
+        loader: Loader | None = problem.train_loader
+        wanted = self.of_one_process(problem)
         for size in SMALL_BATCHES if wanted > SMALL_BATCHES[-1] else ():
             if trials and 2.5 * trials[-1].seconds * size / trials[-1].samples > self.left() - 20:
                 break
             self.tell(f"trying steps with {size} {problem.unit}")
-            loader = review.open(config.but(batch_size=size)).train_loader
-            assert loader is not None
-            trials.append(try_steps(training, loader, seconds=SMALL_SECONDS, most=2, count_saved=True))
+            small = review.open(config.but(batch_size=size)).train_loader
+            assert small is not None
+            trials.append(try_steps(training, small, seconds=SMALL_SECONDS, most=2, count_saved=True))
         if self.may_try(training, review, trials, wanted):
             self.tell(f"trying steps with {wanted} {problem.unit}")
-            trials.append(
-                try_steps(training, problem.train_loader, seconds=min(STEPS_SECONDS, self.left()), most=MOST_STEPS)
-            )
+            if config.devices > 1:
+                loader = review.open(config.but(batch_size=wanted)).train_loader
+            assert loader is not None
+            trials.append(try_steps(training, loader, seconds=min(STEPS_SECONDS, self.left()), most=MOST_STEPS))
         last = trials[-1]
         self.find("shapes", "ok", f"a training batch: {', '.join(last.shapes)}")
         losses = ", ".join(f"{name} {value:.4g}" for name, value in last.values.items())
@@ -346,22 +362,23 @@ class _Preflight:
         others = {"memory for checkpoints": checkpoint, **review.memory}
         on_cpu = training.device.type == "cpu"
 
-        def need(place: str, peaks: Sequence[tuple[int, int]], others: Mapping[str, int], free: int) -> MemoryNeed:
+        def need(
+            place: str, peaks: Sequence[tuple[int, int]], others: Mapping[str, int], free: int, processes: int
+        ) -> MemoryNeed:
             least = saved if on_cpu or place != "memory" else 0.0
             if len(peaks) == 1:  # then what grows is known by count alone
                 peaks = [(0, peaks[0][1] - int(least * peaks[0][0])), *peaks]
             at, slope = line_through(peaks, wanted, least_slope=least)
             if place == "memory":
                 at = max(at, also)
-            return MemoryNeed(
-                place, wanted, int(at), slope if saved or len(trials) > 1 else 0.0, others, free, measured
-            )
+            slope = slope * processes / self.devices if saved or len(trials) > 1 else 0.0
+            return MemoryNeed(place, wanted * self.devices, int(at) * processes, slope, others, free, measured)
 
         host = [(t.samples, t.peak.host_bytes) for t in trials]
-        needs = [need("memory", host, others, free_host_bytes() + resident_bytes())]
+        needs = [need("memory", host, others, free_host_bytes() + resident_bytes(), self.devices)]
         if training.device.type == "cuda":
             device = [(t.samples, t.peak.device_bytes) for t in trials]
-            needs.append(need("GPU memory", device, {}, free_device_bytes(training.device)))
+            needs.append(need("GPU memory", device, {}, free_device_bytes(training.device), 1))
         return needs
 
     def memory(
@@ -374,7 +391,7 @@ class _Preflight:
     ) -> None:
         """Whether everything fits into memory."""
         assert problem.train_loader is not None
-        wanted = problem.train_loader.batch_length(0)
+        wanted = self.of_one_process(problem)
         also = prediction.peak.host_bytes if prediction is not None else 0
         for need in self.memory_needs(training, review, trials, wanted, also=also):
             self.findings.append(need.finding())
@@ -425,7 +442,7 @@ class _Preflight:
 
         assert problem.train_loader is not None
         length = training.plan.length
-        wanted = problem.train_loader.batch_length(0)
+        wanted = self.of_one_process(problem)
         step, _ = line_through([(trial.samples, trial.seconds) for trial in trials], wanted)
         seconds = step * length.iterations
         text = f"{length.epochs:,} {'epoch' if length.epochs == 1 else 'epochs'}, {length.iterations:,} batches of "
@@ -434,7 +451,7 @@ class _Preflight:
         if prediction is not None and problem.eval_loader is not None:
             loader = limited(problem.eval_loader, config.limit_batches)
             samples = sum(loader.batch_length(index) for index in range(loader.batches_per_epoch))
-            each = samples * prediction.seconds / prediction.samples
+            each = samples * prediction.seconds / prediction.samples / self.devices
             count = number_of_evaluations(config.evaluate, length)
             seconds += count * each
             text += f"; {count:,} {'evaluation' if count == 1 else 'evaluations'} of {each:.3g} s"

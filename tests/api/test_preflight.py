@@ -59,6 +59,14 @@ def test_any_task_is_checked(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_of_several_processes_one_is_tried_with_its_share_of_the_batch():
+    report = api.preflight(toy_run(batch_size=7, devices=2))
+    assert "x (4, 4) float32" in of(report, "shapes")[0]
+    assert "one of 2 processes" in of(report, "device", "note")[0]
+    assert "a step with 8 samples" in of(report, "memory")[0]
+    assert report.figures["steps"] == 16  # those of the whole batch
+
+
 def test_a_loss_that_is_not_finite_is_a_problem(monkeypatch):
     monkeypatch.setattr(ToyTask, "forward", lambda self, batch: {"entropy": self.net(batch.x).sum() * float("nan")})
     report = api.preflight(toy_run())
