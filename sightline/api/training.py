@@ -166,7 +166,7 @@ def launch(config: RunConfig, run_dir: Path, *, resume: bool) -> TrainResult:
             "own program with torchrun; it then trains with all of them."
         )
     threads = config.threads or max(1, (os.cpu_count() or 1) // config.devices)
-    arguments = (config.recipe, config.model_dump_json(), str(run_dir), resume)
+    arguments = (config.recipe, json.dumps(config.model_dump(mode="json")), str(run_dir), resume)
     code = launch_here(work, arguments, processes=config.devices, threads=threads)
     if code not in (0, 3):
         if not resume:
@@ -177,20 +177,29 @@ def launch(config: RunConfig, run_dir: Path, *, resume: bool) -> TrainResult:
 
 def work(recipe: str, config_json: str, run_dir: str, resume: bool) -> int:
     """What each process of ``launch`` does; returns the exit code, or leaves with it where the others must end too."""
+    import os
     import signal
+    import sys
+    import time
+    import traceback
 
-    from sightline.config.exit_codes import leave
+    from sightline.config import exit_codes
     from sightline.engine.session import joined
     from sightline.recipes import recipe as recipe_named
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, which passes on a SIGTERM
     try:
-        config = type(recipe_named(recipe)).model_validate_json(config_json)
+        config = type(recipe_named(recipe)).model_validate(json.loads(config_json))
         with joined(config) as (processes, device, config):
             console = _console(None, processes)
             return _in_processes(config, Path(run_dir), processes, device, resume=resume, console=console).exit_code
     except BaseException as error:
-        leave(error)
+        if exit_codes.told(error) is None and not isinstance(error, SystemExit):
+            if os.environ.get("RANK") != "0":
+                time.sleep(exit_codes.LATER_SECONDS)  # another process may have failed first, and this one by that
+            traceback.print_exception(error)  # the launcher would keep it to itself
+            sys.exit(1)
+        exit_codes.leave(error)
 
 
 def _what_is_written(run_dir: Path, exit_code: int) -> TrainResult:

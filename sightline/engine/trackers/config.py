@@ -16,8 +16,9 @@ TrackerName = Literal["tensorboard", "csv", "mlflow", "wandb"]
 class MlflowConfig(Config):
     """MLflow: parameters and figures in its embedded SQLite store, or where MLFLOW_TRACKING_URI leads."""
 
-    folder: Annotated[Path, BeforeValidator(expand_path)] = Path()
-    """Folder of the store, mlflow.db; by default the one in which runs/ lies. MLFLOW_TRACKING_URI wins over it."""
+    folder: Annotated[Path, BeforeValidator(expand_path)] | None = None
+    """Folder of the store, mlflow.db; by default the one in which runs/ lies, or the run's folder if it is in no runs/.
+    MLFLOW_TRACKING_URI wins over it."""
     experiment: str | None = Field(None, min_length=1, max_length=200)
     """Name of the experiment; without one MLFLOW_EXPERIMENT_NAME, or the recipe's name."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sightline.config.errors import ConfigError
 from sightline.engine.atomic_file import replace_file
 from sightline.engine.callback import Callback
+from sightline.engine.run_folder import RUNS
 from sightline.engine.trackers.apart import TrackerApart
 from sightline.engine.trackers.background import BackgroundTracker
 from sightline.engine.trackers.csv_table import CSV_FILE, CsvTracker
@@ -155,7 +156,7 @@ def check_trackers(log: LogConfig, *, data: Path | None = None) -> None:
                 f"  pip install 'sightline[{name}]', or leave {name} out of log.trackers."
             )
     if "mlflow" in log.trackers and not has_server:
-        folder = log.mlflow.folder.absolute()
+        folder = (log.mlflow.folder or Path()).absolute()
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"log.mlflow.folder: {folder} is a file. Give a folder: log.mlflow.folder=DIR")
         home = None if data is None else (data if data.is_dir() else data.parent).resolve()
@@ -185,6 +186,12 @@ def params_of(config: Config) -> dict[str, str | int | float | bool | None]:
     return params
 
 
+def _beside_runs(run_dir: Path) -> Path:
+    """Where ``runs`` lies; the folder above a run that is not in one."""
+    above = run_dir.absolute().parents
+    return next((folder.parent for folder in above if folder.name == RUNS.name), above[0])
+
+
 def _settings(name: str, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     """What a tracker in a process of its own is told."""
     recipe = config.recipe or "run"
@@ -192,7 +199,7 @@ def _settings(name: str, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     if name == "mlflow":
         return {
             **settings,
-            "folder": str(config.log.mlflow.folder.absolute()),
+            "folder": str((config.log.mlflow.folder or _beside_runs(run_dir)).absolute()),
             "experiment": config.log.mlflow.experiment,
         }
     return {

@@ -9,6 +9,9 @@ from sightline.models.yolov7.loss import YOLOv7LossConfig
 
 Variant = Literal["tiny", "yolov7", "yolov7x", "w6", "e6", "d6", "e6e"]
 
+THREE_LEVELS = ("tiny", "yolov7", "yolov7x")
+"""Those with strides 8, 16 and 32; the others have 64 too, and auxiliary heads."""
+
 AnchorsPx = tuple[tuple[tuple[PositiveFloat, PositiveFloat], ...], ...]
 """Per level, finest first: (width, height) of every anchor in input pixels."""
 
@@ -40,7 +43,7 @@ class YOLOv7Config(Config):
 
     def without_effect(self) -> dict[str, str]:
         """The weight of auxiliary heads that the variant has not."""
-        has_aux = self.variant not in ("tiny", "yolov7", "yolov7x")
+        has_aux = self.variant not in THREE_LEVELS
         return {} if has_aux else {"loss.aux_gain": f"model.variant={self.variant} has no auxiliary heads"}
 
     @model_validator(mode="after")
@@ -51,5 +54,11 @@ class YOLOv7Config(Config):
                 raise ValueError(
                     f"anchors_px: every level needs the same number of anchors, got "
                     f"{[len(level) for level in self.anchors_px]}."
+                )
+            levels = 3 if self.variant in THREE_LEVELS else 4
+            if len(self.anchors_px) != levels:
+                raise ValueError(
+                    f"anchors_px: {len(self.anchors_px)} levels, but variant {self.variant} has {levels}; give "
+                    f"{levels} lists of anchors, the finest level first."
                 )
         return self

@@ -31,7 +31,7 @@ class YOLOv7(nn.Module):
         stride: Heights and widths of inputs are multiples of it.
 
     Raises:
-        ValueError: If there is no class, or the anchors do not fit the network.
+        ValueError: If there is no class.
     """
 
     def __init__(self, config: YOLOv7Config, *, num_classes: int, image_size: int) -> None:

@@ -33,7 +33,7 @@ class YOLOv7Network(nn.Module):
             saved with the weights.
 
     Raises:
-        ValueError: If there is no class, or the anchors are for another number of levels.
+        ValueError: If there is no class.
     """
 
     anchors_px: Tensor
@@ -49,11 +49,7 @@ class YOLOv7Network(nn.Module):
         self.strides = tuple(feature.stride for feature in lead)
         self.stride = max(self.strides)
         anchors = config.anchors_px or architecture.anchors_px
-        if len(anchors) != len(lead):
-            raise ValueError(
-                f"anchors_px: {len(anchors)} levels, but {config.variant} has {len(lead)} "
-                f"(strides {', '.join(map(str, self.strides))})."
-            )
+        assert len(anchors) == len(lead), "the configuration has checked it"
         self.register_buffer("anchors_px", torch.tensor(anchors, dtype=torch.float32), persistent=False)
         self.layers = nn.ModuleList(graph.layers)
         new_head = partial(DetectionHead, num_anchors=len(anchors[0]), num_classes=num_classes)
