@@ -13,7 +13,7 @@ import torch
 from sightline.engine.launch import Launch
 from sightline.engine.processes import ALONE, JoinedProcesses
 
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 def together(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -55,7 +55,7 @@ def together(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
 def _life(place: Launch, pipe: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     try:
-        processes = JoinedProcesses(place, torch.device("cpu"), patience_s=PATIENCE_S)
+        processes = JoinedProcesses(place, patience_s=PATIENCE_S)
         pipe.send_bytes(pickle.dumps((True, work(processes, *arguments))))
         processes.wait()
     except BaseException:

@@ -70,6 +70,7 @@ def train(
     """
     from sightline.engine.run_folder import check_new_run_folder, new_run_folder
     from sightline.engine.session import joined, settle
+    from sightline.recipes import recipe as recipe_named
 
     if isinstance(recipe, str | Path):
         config, _ = resolve(recipe, changes, data=data)
@@ -84,7 +85,7 @@ def train(
     if must_launch(config):
         check_new_run_folder(config.recipe or "run", name=name, out=folder)
         return launch(config, new_run_folder(config.recipe or "run", name=name, out=folder), resume=False)
-    with joined(config) as (processes, device, config):
+    with joined(config, recipe_named) as (processes, device, config):
         console = _console(console, processes)
         begun = processes.tell(_begun_before_restart(config, name, folder) if processes.is_first else None)
         if begun is not None:
@@ -109,10 +110,16 @@ def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | Non
     Raises:
         UserError: If there is no such run, it is finished, or a change does not fit.
     """
+    from sightline.engine.launch import find_launch
     from sightline.engine.processes import ALONE
     from sightline.engine.run_folder import existing_run
     from sightline.engine.session import joined, settle
+    from sightline.recipes import recipe as recipe_named
 
+    place = find_launch()
+    if place is not None and place.rank > 0:  # the folder may be on another machine
+        with joined(None, recipe_named) as (processes, device, config):
+            return _in_processes(config, Path(run), processes, device, resume=True, console=_console(None, processes))
     run_dir = existing_run(Path(run).expanduser())
     for text in changes:
         change = parse_change(text)
@@ -127,7 +134,7 @@ def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | Non
         return _with_report(_what_is_written(run_dir, 0), _console(console, ALONE))
     if must_launch(config):
         return launch(config, run_dir, resume=True)
-    with joined(config) as (processes, device, config):
+    with joined(config, recipe_named) as (processes, device, config):
         return _in_processes(config, run_dir, processes, device, resume=True, console=_console(console, processes))
 
 
@@ -190,7 +197,7 @@ def work(recipe: str, config_json: str, run_dir: str, resume: bool) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, which passes on a SIGTERM
     try:
         config = type(recipe_named(recipe)).model_validate(json.loads(config_json))
-        with joined(config) as (processes, device, config):
+        with joined(config, recipe_named) as (processes, device, config):
             console = _console(None, processes)
             return _in_processes(config, Path(run_dir), processes, device, resume=resume, console=console).exit_code
     except BaseException as error:

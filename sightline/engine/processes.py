@@ -106,24 +106,20 @@ class JoinedProcesses(Processes):
 
     Args:
         launch: Who this one is and where they meet.
-        device: Where it computes.
         patience_s: How long any of them may be late.
     """
 
-    def __init__(self, launch: Launch, device: torch.device, *, patience_s: float = 600.0) -> None:
+    def __init__(self, launch: Launch, *, patience_s: float = 600.0) -> None:
         os.environ.update(
             RANK=str(launch.rank),
             WORLD_SIZE=str(launch.count),
             MASTER_ADDR=launch.address,
             MASTER_PORT=str(launch.port),
         )
-        is_cuda = device.type == "cuda"
-        options: dict[str, Any] = {"device_id": device} if is_cuda else {}
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if is_cuda else "gloo", timeout=timedelta(seconds=patience_s), **options
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(seconds=patience_s)
         )
         self.share = Share(launch.rank, launch.count)
-        self.device = device
         self._asked = torch.zeros(1)
         self._asking: dist.Work | None = None
 

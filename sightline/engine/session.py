@@ -96,8 +96,12 @@ def pick_device(name: str, launch: Launch | None = None) -> torch.device:
 
 
 @contextmanager
-def joined(config: C) -> Iterator[tuple[Processes, torch.device, C]]:
+def joined(config: C | None, recipe: Callable[[str], C]) -> Iterator[tuple[Processes, torch.device, C]]:
     """Find the other processes of a run, for as long as the context lasts.
+
+    Args:
+        config: The run's; None in a process that cannot know it, because the run's folder is on another machine.
+        recipe: Makes the recipe of a name.
 
     Yields:
         All of them, the device of this one, and the configuration as the first one has settled it.
@@ -107,25 +111,29 @@ def joined(config: C) -> Iterator[tuple[Processes, torch.device, C]]:
             with different configurations.
     """
     launch = find_launch()
-    device = pick_device(config.device, launch)
     if launch is None or launch.count == 1:
-        yield ALONE, device, config
+        assert config is not None, "a process that is alone knows its configuration"
+        yield ALONE, pick_device(config.device), config
         return
-    if config.devices not in (1, launch.local_count):
-        raise ConfigError(
-            f"devices={config.devices}, but the launcher has started {launch.local_count} processes on this machine. "
-            "Leave devices out: their number counts."
-        )
-    processes = JoinedProcesses(launch, device)
+    processes = JoinedProcesses(launch)
     try:
-        yield processes, device, _agreed(config, processes)
+        agreed = _agreed(config, processes, recipe)
+        if agreed.devices not in (1, launch.local_count):
+            raise ConfigError(
+                f"devices={agreed.devices}, but the launcher has started {launch.local_count} processes on this "
+                "machine. Leave devices out: their number counts."
+            )
+        yield processes, pick_device(agreed.device, launch), agreed
     finally:
         processes.close()
 
 
-def _agreed(config: C, processes: Processes) -> C:
+def _agreed(config: C | None, processes: Processes, recipe: Callable[[str], C]) -> C:
     """The first process's configuration; what a machine chose by itself may differ, what the user chose may not."""
-    first = type(config).model_validate(processes.tell(config.model_dump(mode="json")))
+    told = processes.tell(None if config is None else config.model_dump(mode="json"))
+    if config is None:
+        return type(recipe(told["recipe"])).model_validate(told)
+    first = type(config).model_validate(told)
     own = config.but(precision=first.precision)
     if own != first:
         different = [

@@ -23,11 +23,11 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT["PYTHONPATH"] = str(ROOT)
 
 
-def begin(*command, cwd, before=()):
+def begin(*command, cwd, before=(), **environment):
     return subprocess.Popen(
         [*before, sys.executable, *map(str, command)],
         cwd=cwd,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -179,12 +179,59 @@ def train_on_two_machines(workplace, tmp_path, port, address, *, before=((), ())
     assert json.loads((run / "run.json").read_text())["sessions"][-1]["processes"] == 2
 
 
-@pytest.mark.timeout(600)
-def test_two_rendezvous_hosts_on_loopback_train_one_model(workplace, tmp_path):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    train_on_two_machines(workplace, tmp_path, port, "127.0.0.1")
+        return free.getsockname()[1]
+
+
+def started_by_hand(*arguments, cwds):
+    """With nothing but the usual environment, as any launcher sets it."""
+    port, count = str(free_port()), str(len(cwds))
+    common = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        end(process)
+        for process in [
+            begin("-m", "sightline.cli.main", *arguments, cwd=cwd, RANK=str(rank), **common)
+            for rank, cwd in enumerate(cwds)
+        ]
+    ]
+
+
+@pytest.mark.timeout(600)
+def test_a_run_goes_on_though_the_second_machine_has_never_seen_its_folder(workplace, tmp_path):
+    machines = [tmp_path / "first", tmp_path / "second"]
+    for machine in machines:
+        machine.mkdir()
+    train = ("train", RECIPE, "--data", workplace / "city", *TINY, "--out", "run")
+    assert [code for code, *_ in started_by_hand(*train, cwds=machines)] == [0, 0]
+    ends = started_by_hand("resume", "run", "epochs=3", cwds=machines)
+    assert [code for code, *_ in ends] == [0, 0], ends
+    assert steps(machines[0] / "run") == [1, 2, 3, 4, 5, 6]
+    assert not list(machines[1].iterdir())
+
+
+@pytest.mark.timeout(600)
+def test_processes_with_different_commands_do_not_start(workplace, tmp_path):
+    port = str(free_port())
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        begin(
+            *("-m", "sightline.cli.main", "train", RECIPE, "--data", workplace / "city", *TINY, f"lr=0.0{1 + rank}"),
+            cwd=tmp_path,
+            RANK=str(rank),
+            **common,
+        )
+        for rank in (0, 1)
+    ]
+    ends = [end(process) for process in started]
+    assert ends[1][0] == 2 and "another configuration than the first one: lr differ" in ends[1][2]
+    assert ends[0][0] != 0
+
+
+@pytest.mark.timeout(600)
+def test_two_rendezvous_hosts_on_loopback_train_one_model(workplace, tmp_path):
+    train_on_two_machines(workplace, tmp_path, free_port(), "127.0.0.1")
 
 
 @pytest.mark.timeout(600)

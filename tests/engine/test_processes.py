@@ -106,13 +106,14 @@ def test_processes_see_the_samples_and_take_the_steps_of_one(tmp_path, changes):
             assert all(result[2] == alone[0][2] for result in results), "every process knows the figures"
 
 
-@pytest.mark.parametrize("assignment", ["anchor", "ota"])
-def test_a_detector_with_boxes_spread_unevenly_trains_the_same_in_1_2_and_3_processes(tmp_path, assignment):
-    changes = [f"model.loss.assignment={assignment}", "epochs=7", "evaluate.every_epochs=7", "batch_size=2"]
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("assignment", "counts"), [("anchor", [3]), ("ota", [2, 3])])
+def test_a_detector_with_boxes_spread_unevenly_trains_the_same_in_1_2_and_3_processes(tmp_path, assignment, counts):
+    changes = [f"model.loss.assignment={assignment}", "epochs=7", "evaluate.every_epochs=7", "batch_size=4"]
     changes += ["lr=1e-4", "schedule.warmup.bias_lr=1e-4"]  # large steps would make noise of 1e-16 grow to 1e-6
     alone = together(1, detector, tmp_path / "1", changes)
     assert alone[0][1] == 21
-    for count in (2, 3):
+    for count in counts:
         results = together(count, detector, tmp_path / str(count), changes)
         assert samples_by_step(results) == samples_by_step(alone)
         assert_same_losses(tmp_path / str(count), tmp_path / "1")
@@ -121,7 +122,6 @@ def test_a_detector_with_boxes_spread_unevenly_trains_the_same_in_1_2_and_3_proc
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
-    together(1, toy, tmp_path / "1", {})
     seen = []
     for count, epochs, resume in ((2, 1, False), (1, 2, True), (3, 4, True)):
         results = together(count, toy, tmp_path / "changing", {"epochs": epochs, "schedule": {}}, resume)
