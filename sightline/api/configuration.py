@@ -170,9 +170,11 @@ def _changed(
     refuse_contradictions(in_file)
     refuse_contradictions(by_hand)
     _refuse_other_recipe(by_hand)
-    config, origins = apply_changes(
-        base, [*_one_length(in_file), *_other_data(in_file, by_hand), *_one_length(by_hand)]
-    )
+    given, chosen = _one_length(in_file), [*_other_data(in_file, by_hand), *_one_length(by_hand)]
+    if is_repeated:
+        config, origins = apply_changes(base, chosen, base=given)
+    else:
+        config, origins = apply_changes(base, [*given, *chosen])
     refuse_without_effect(config, [*_differing(base, [] if is_repeated else in_file, by_hand), *by_hand])
     return config, origins
 
