@@ -26,9 +26,9 @@ from sightline.data.transforms.mosaic import border_of, mosaic4_tiles, mosaic9_t
 from sightline.metrics.coco_ap import xyxy_to_xywh
 from sightline.metrics.matching import overlapping_pairs
 from sightline.ops.boxes2d import cxcywh_to_xyxy, xyxy_to_cxcywh
-from tests.conftest import ORACLES, oracle
+from tests.conftest import oracle, recorded
 
-META = ORACLES / "yolov7" / "data" / "meta.json"
+META = recorded("yolov7", "data", "meta.json")
 
 
 def arrays(name):
