@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.api.table import Table
-from sightline.config.printable import printable
+from sightline.config.printable import counted, printable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +40,7 @@ def _model(config: RunConfig, training: Training) -> str:
     if isinstance(config, Detection2DRun):
         size = config.image_size
         detector: Any = training.task.detector
-        text += f", {convolution_gflops(detector, size):.3g} GFLOPs at {size} x {size}"
+        text += f", {convolution_gflops(detector, size, is_compiled=config.compile):.3g} GFLOPs at {size} x {size}"
     return text
 
 
@@ -51,11 +52,12 @@ def _frozen(config: RunConfig, training: Training) -> list[tuple[str, str]]:
     return [("frozen", frozen + as_it_was)] if frozen else []
 
 
-def convolution_gflops(detector: nn.Module, image_size: int) -> float:
+def convolution_gflops(detector: nn.Module, image_size: int, *, is_compiled: bool = False) -> float:
     """Operations of all convolutions for one square image, in 10^9; a multiplication and an addition are two.
 
     The detector looks at a small black image and the count is scaled up, which is exact for convolutions that see
-    the whole image.
+    the whole image. A detector that is to be compiled is not compiled for this: the small image would cost as much
+    time as the run's own size.
     """
     import torch
     from torch import nn
@@ -70,9 +72,10 @@ def convolution_gflops(detector: nn.Module, image_size: int) -> float:
 
     hooks = [m.register_forward_hook(count) for m in detector.modules() if isinstance(m, nn.Conv2d)]
     training = [module for module in detector.modules() if module.training]
+    as_written = torch.compiler.set_stance("force_eager") if is_compiled else contextlib.nullcontext()
     place = next(detector.parameters()).device
     try:
-        with torch.no_grad():
+        with torch.no_grad(), as_written:
             detector.eval().detect(torch.zeros(1, 3, small, small, device=place))  # type: ignore[operator]
     finally:
         for hook in hooks:
@@ -91,7 +94,8 @@ def _data(config: RunConfig, problem: Problem) -> list[str]:
         source += f", {len(names)} {'class' if len(names) == 1 else 'classes'}: {shown}"
     splits = problem.facts.get("splits", {}).items()
     return [source] + [
-        f"{printable(name).rsplit('/', 1)[-1]}: {split['num_images']:,} images, {split['num_boxes']:,} boxes"
+        f"{printable(name).rsplit('/', 1)[-1]}: {counted(split['num_images'], 'image')}, "
+        f"{counted(split['num_boxes'], 'box')}"
         for name, split in splits
     ]
 

@@ -27,6 +27,7 @@ from sightline.cli.show import (
 )
 from sightline.config import exit_codes
 from sightline.config.errors import ConfigError, DataError
+from sightline.config.foreign_names import our_key
 from sightline.config.printable import printable
 
 INTERRUPTED = 130
@@ -431,6 +432,14 @@ def check(
     quick: Annotated[bool, typer.Option("--quick", help="read headers only, do not decode the images")] = False,
     copies: Annotated[bool, typer.Option("--copies", help="DATA: look for images with the same content too")] = False,
     every: Annotated[bool, typer.Option("--all", help="DATA: show every place, not the first of each kind")] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="DATA: yolo, coco or voc, where a folder holds several",
+            show_default=False,
+            autocompletion=lambda: ["yolo", "coco", "voc"],
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="write everything that was found to this file")] = None,
 ) -> None:
     """Look for everything that is wrong with a data set, or with a run before it begins.
@@ -451,7 +460,7 @@ def check(
 
     api.check_output(json)
     of_run = {"KEY=VALUE": changes, "--data": data, "--out": out, "--name": name}
-    of_data = {"--copies": copies, "--all": every}
+    of_data = {"--copies": copies, "--all": every, "--format": format}
     if api.names_a_run(target) or (any(of_run.values()) and not Path(target).expanduser().exists()):
         _refuse(of_data, f"is for data sets. Give a path in place of {target!r}.")
         with working() as say:
@@ -465,7 +474,7 @@ def check(
             raise DataError(f"{printable(target)}: no such path and no such recipe.{near}")
         _refuse(of_run, f"is for recipes, and {printable(target)} is a path. Name a recipe or a file of changes.")
         with counting("looking at images") as tell:
-            held = api.check(target, decode=not quick, same_content=copies, progress=tell)
+            held = api.check(target, format=format, decode=not quick, same_content=copies, progress=tell)
         show_lines("\n".join(held.lines(places=None if every else 5)), fault_style)
         good, found = held.is_usable, held.as_dict()
     if json is not None:
@@ -527,8 +536,24 @@ def main() -> None:
         if hasattr(error, "format_message"):  # a usage error of the command line
             context = getattr(error, "ctx", None)
             hint = f"\nSee: {context.command_path} --help" if context is not None else ""
-            _fail(error.format_message() + hint, code=2)
+            _fail(error.format_message() + (_as_a_key(error) or hint), code=2)
         exit_codes.leave(error)
+
+
+def _as_a_key(error: Exception) -> str:
+    """What an option that there is none of should have been, where a command takes keys: ``epochs=3``."""
+    option, context = str(getattr(error, "option_name", "")), getattr(error, "ctx", None)
+    key = option.removeprefix("--").replace("-", "_")
+    is_slip = getattr(error, "possibilities", None) and our_key(key) is None
+    if not option.startswith("--") or context is None or is_slip:
+        return ""
+    if option == "--resume":
+        return "\nTo go on with a run: sightline resume RUN"
+    if not {"changes", "source"} & {parameter.name for parameter in context.command.params}:
+        return ""
+    words = " ".join(sys.argv).partition(option)[2].replace("=", " ", 1).split()
+    value = words[0] if words and not words[0].startswith("--") else "VALUE"
+    return f"\nKeys of a recipe are given without dashes: {our_key(key) or key}={printable(value, limit=80)}"
 
 
 def _fail(message: str, *, code: int) -> None:

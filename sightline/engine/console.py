@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from sightline.config.printable import counted
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.log import LogRow
 
@@ -129,7 +130,8 @@ class Console(Callback):
             self._bar.stop()
             self._bar = None
         if outcome == "done":
-            self.say(f"done: {training.step:,} steps; this session took {duration(time.monotonic() - self._started)}")
+            took = duration(time.monotonic() - self._started)
+            self.say(f"done: {counted(training.step, 'step')}; this session took {took}")
 
     def _show(self, step: int, epoch: int, text: str) -> None:
         if self._bar is not None:

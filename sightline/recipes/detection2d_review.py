@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from sightline.config.errors import UserError
-from sightline.config.printable import printable
+from sightline.config.printable import counted, printable
 from sightline.data.annotations import Fault, ImageAnnotations
 from sightline.data.cache_folder import cache_folder
 from sightline.data.check import readable_images
 from sightline.data.decode import decode_bytes, read_image_bytes
 from sightline.data.draws import epoch_order
-from sightline.data.faults import KINDS, by_kind, counted, make_fault
+from sightline.data.faults import KINDS, by_kind, make_fault
 from sightline.data.formats.source import DataSource
 from sightline.data.image_header import ImageError
 from sightline.data.image_source import fitting_size
