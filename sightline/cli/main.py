@@ -87,6 +87,8 @@ DataPath = Annotated[
 Checkpoint = Annotated[
     str, typer.Option(help="best, latest, or a step number", autocompletion=lambda: ["best", "latest"])
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", help="show warnings and errors alone: log.level=WARNING")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="show more: log.level=DEBUG")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="write the figures to this file")]
 
 
@@ -128,6 +130,8 @@ def train(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="print every value and where it came from, and stop")
     ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a model. Without --data it trains on the built-in world.
 
@@ -144,7 +148,8 @@ def train(
     if recipe is not None and "=" in recipe:
         changes = [recipe, *(changes or [])]
         recipe = None
-    config, origins = api.resolve(recipe, changes or [], data=data, from_run=from_run)
+    changes = [*(changes or []), *_log_level(quiet=quiet, verbose=verbose)]
+    config, origins = api.resolve(recipe, changes, data=data, from_run=from_run)
     if print_config:
         show_lines(api.describe_config(config, origins), origin_style)
         return
@@ -152,7 +157,7 @@ def train(
 
 
 @command(panel=TRAINING)
-def resume(run: Run, changes: Changes = None) -> None:
+def resume(run: Run, changes: Changes = None, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """Continue a run exactly where its newest whole checkpoint stands.
 
     Examples:
@@ -161,7 +166,15 @@ def resume(run: Run, changes: Changes = None) -> None:
     """
     from sightline import api
 
-    raise typer.Exit(api.resume(run, changes or []).exit_code)
+    changes = [*(changes or []), *_log_level(quiet=quiet, verbose=verbose)]
+    raise typer.Exit(api.resume(run, changes).exit_code)
+
+
+def _log_level(*, quiet: bool, verbose: bool) -> list[str]:
+    """What ``--quiet`` and ``--verbose`` change."""
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose are both given. Leave one out.")
+    return ["log.level=WARNING"] * quiet + ["log.level=DEBUG"] * verbose
 
 
 @command(panel=TRAINING)
@@ -374,18 +387,23 @@ def report(run: Run) -> None:
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="two or more run folders", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="write the overlaid curves to this PNG file")] = None,
+    json: JsonFile = None,
 ) -> None:
     """Put runs side by side: what differs in their configuration, and their figures.
 
     Examples:
         sightline compare runs/yolov7-tiny-small/1 runs/yolov7-tiny-small/2 --out curves.png
+        sightline compare runs/yolov7-tiny-small/* --json compared.json
     """
     from sightline import api
 
-    tables = api.compare(runs, out=out)
-    show(*tables)
-    if len(tables) == 1:
+    api.check_output(json)
+    compared = api.compare(runs, out=out)
+    show(*compared.tables())
+    if compared.is_of_one_configuration:
         show("The configurations are the same.")
+    if json is not None:
+        compared.write_json(json)
 
 
 @command("plot-lr", panel=LOOK)

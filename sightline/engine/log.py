@@ -24,6 +24,9 @@ from sightline.engine.trackers.config import MlflowConfig, TrackerName, WandbCon
 class LogConfig(Config):
     """What is written down, and how often."""
 
+    level: Literal["DEBUG", "INFO", "WARNING"] = "INFO"
+    """What the console shows: WARNING neither progress nor figures, DEBUG more. The run's log.txt holds INFO in any
+    case."""
     every_steps: PositiveInt = 10
     """Optimizer steps per row of metrics.jsonl and the trackers, and per line when the output is piped."""
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
