@@ -22,6 +22,7 @@ from sightline.engine.log import LogConfig
 from sightline.engine.optim import OptimizerConfig
 from sightline.engine.processes import WHOLE, Share
 from sightline.engine.retention import CheckpointConfig
+from sightline.engine.rollback import RollbackConfig
 from sightline.engine.schedule import ScheduleConfig
 from sightline.engine.task import Loader, Task
 from sightline.engine.user_callbacks import CallbackConfig, as_list
@@ -54,7 +55,8 @@ class Problem:
     task: Task
     train_loader: Loader | None
     """None where nothing is trained."""
-    eval_loader: Loader | None
+    eval_loader: Loader | None = None
+    """None where nothing is evaluated."""
     messages: Sequence[str] = ()
     """What the user should know about the data: counts, faults, skipped samples."""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -116,8 +118,10 @@ class RunConfig(Config):
     """Use only so many training and evaluation batches per epoch: a quick run through the whole path."""
     max_grad_norm: PositiveFloat | None = None
     """Scale the gradients of a step down to this global norm."""
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    """When a loss or gradient becomes NaN or infinite: stop with its step and sample ids, or leave the step out."""
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """When a loss or gradient becomes NaN or infinite: stop, naming tensor, step and samples; leave the step out; or
+    return to the last good state, kept in memory, and go on with the next samples."""
+    rollback: RollbackConfig = RollbackConfig()
     threads: PositiveInt | None = None
     """CPU threads of the arithmetic; all cores when left out."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -175,6 +179,8 @@ class RunConfig(Config):
             idle["optimizer.decay_follows_batch"] = "there is no accumulation.nominal_batch_size"
         if "tensorboard" not in self.log.trackers:
             idle["histograms"] = "they are shown by TensorBoard, which log.trackers does not name"
+        if self.on_nonfinite != "rollback":
+            idle["rollback"] = f"nothing is rolled back (on_nonfinite={self.on_nonfinite})"
         if self.weights is None:
             idle["partial_weights"] = "there are no weights to start from (weights=null)"
         return idle
