@@ -33,7 +33,7 @@ KEYS_END = "<!-- /keys -->\n"
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
-FILE = re.compile(r"\.(py|jsonl?|yaml|safetensors)$")
+FILE = re.compile(r"\.(py|jsonl?|yaml|safetensors|txt)$")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PYTEST = ".venv/bin/pytest"
 

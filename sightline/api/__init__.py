@@ -12,7 +12,7 @@ from sightline.api.inference import Figures, evaluate
 from sightline.api.output import check_output, write_output
 from sightline.api.prediction import Found, PicturePrediction, Predictor, free_folder, load, predict
 from sightline.api.preflight import PreflightReport, names_a_run, near_recipe, preflight
-from sightline.api.runs import compare, plot_lr, report, status
+from sightline.api.runs import RunComparison, compare, plot_lr, report, status
 from sightline.api.series import CheckpointFigures, Series, evaluate_all, step_aside
 from sightline.api.table import Table
 from sightline.api.training import TrainResult, resume, train
@@ -24,6 +24,7 @@ __all__ = [
     "PicturePrediction",
     "Predictor",
     "PreflightReport",
+    "RunComparison",
     "Series",
     "Table",
     "TrainResult",

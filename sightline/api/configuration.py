@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sightline.api.own_runs import defined_class, from_values
 from sightline.api.table import Table
 from sightline.api.user_code import pinned
-from sightline.config.errors import ConfigError, UserError, did_you_mean
+from sightline.config.errors import ConfigError, RunError, UserError, did_you_mean
+from sightline.config.explain import keys_of
 from sightline.config.override import (
     Change,
     apply_changes,
@@ -32,7 +34,7 @@ PathLike = str | os.PathLike[str]
 
 
 def resolve(
-    recipe: str | Path | None,
+    recipe: str | Path | RunConfig | None,
     changes: Sequence[str] = (),
     *,
     data: PathLike | None = None,
@@ -41,8 +43,9 @@ def resolve(
     """The configuration of a run and where each of its values came from.
 
     Args:
-        recipe: Name of a recipe, or a YAML file with ``recipe: NAME`` and changes; with ``from_run`` None.
-        changes: ``key=value`` texts; they win over the file.
+        recipe: Name of a recipe, a YAML file with ``recipe: NAME`` and changes, or a whole configuration; with
+            ``from_run`` None.
+        changes: ``key=value`` texts; they win over the file or configuration.
         data: Data set; the same as the change ``data.path=...``.
         from_run: Repeat the configuration of this run's folder.
 
@@ -54,7 +57,15 @@ def resolve(
     by_hand = [parse_change(text) for text in changes]
     if data is not None:
         by_hand.append(Change("data.path", os.fspath(data), "--data"))
-    return _resolve(recipe, by_hand, from_run=from_run)
+    if recipe is None or isinstance(recipe, str | Path):
+        return _resolve(recipe, by_hand, from_run=from_run)
+    if from_run is not None:
+        raise ConfigError("give either a configuration or from_run, not both.")
+    if data is not None and "data.path" not in keys_of(type(recipe)):
+        raise ConfigError(f"data: a {type(recipe).__name__} has no key data.path. Give its own keys as changes.")
+    refuse_contradictions(by_hand)
+    _refuse_missing_data(by_hand)
+    return _changed(recipe, [], by_hand) if by_hand else (recipe, {})
 
 
 def resolve_leniently(
@@ -140,7 +151,8 @@ def _resolve(
     _refuse_other_recipe(by_hand)
     _refuse_missing_data(by_hand)
     name, place, in_file = _origin_of(recipe, from_run)
-    config, origins = _changed(_base(name, place), in_file, by_hand, is_repeated=from_run is not None)
+    base = _base(name, place) if from_run is None else _base_of_run(Path(from_run), name, place, in_file)
+    config, origins = _changed(base, in_file, by_hand, is_repeated=from_run is not None)
     if _is_of_a_run(recipe, from_run) and not any(change.key == "callbacks" for change in by_hand):
         config = pinned(config)
     return config, origins
@@ -154,6 +166,28 @@ def _base(name: str, place: str) -> RunConfig:
         return recipe_named(name)
     except ConfigError as error:
         raise ConfigError(f"{place}{error}") from None
+
+
+def _base_of_run(run_dir: Path, name: str, place: str, in_file: Sequence[Change]) -> RunConfig:
+    """What a run's configuration is a changed copy of: a recipe, or a class of the program that reads it."""
+    from sightline.engine.run_record import read_record
+    from sightline.recipes import RECIPES
+
+    try:
+        written = read_record(run_dir).configuration
+    except RunError:  # the configuration may be whole all the same
+        written = ""
+    if name in RECIPES and written in ("", type(RECIPES[name]()).__name__):
+        return _base(name, place)
+    kind = defined_class(written)
+    if kind is not None:
+        return from_values(kind, in_file)
+    if not written:
+        return _base(name, place)
+    raise ConfigError(
+        f"{place}the configuration is a {printable(written)} of a program that made this run, which is not known "
+        f"here. Do it from that program, once it has defined the class: sightline.resume({str(run_dir)!r})"
+    )
 
 
 def _changed(
@@ -170,9 +204,11 @@ def _changed(
     refuse_contradictions(in_file)
     refuse_contradictions(by_hand)
     _refuse_other_recipe(by_hand)
-    config, origins = apply_changes(
-        base, [*_one_length(in_file), *_other_data(in_file, by_hand), *_one_length(by_hand)]
-    )
+    given, chosen = _one_length(in_file), [*_other_data(in_file, by_hand), *_one_length(by_hand)]
+    if is_repeated:
+        config, origins = apply_changes(base, chosen, base=given)
+    else:
+        config, origins = apply_changes(base, [*given, *chosen])
     refuse_without_effect(config, [*_differing(base, [] if is_repeated else in_file, by_hand), *by_hand])
     return config, origins
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from shlex import quote
+from typing import TYPE_CHECKING, cast, get_args
 
 from sightline.api.configuration import PathLike
 from sightline.api.inference import Figures
+from sightline.config.errors import ConfigError, did_you_mean
+from sightline.config.printable import counted, printable
 
 if TYPE_CHECKING:
     from sightline.data.check import CheckReport
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 def check(
     data: PathLike,
     *,
+    format: str | None = None,
     decode: bool = True,
     same_content: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -24,16 +28,29 @@ def check(
 
     Args:
         data: The data set.
+        format: ``yolo``, ``coco`` or ``voc`` where a folder holds several; found by looking without it.
         decode: Decode every image, which finds damage behind the header.
         same_content: Look for images that are copies of each other.
         progress: Called now and then with the number of images looked at and their total.
 
     Raises:
+        ConfigError: If there is no such format.
         DataError: If it cannot be opened as a whole.
     """
     from sightline.data.check import check_dataset
+    from sightline.data.formats.find import FormatName
 
-    return check_dataset(Path(data).expanduser(), decode=decode, same_content=same_content, progress=progress)
+    names = get_args(FormatName)
+    if format is not None and format not in names:
+        near = did_you_mean(format, names) or f" There are: {', '.join(names)}."
+        raise ConfigError(f"check: no format {printable(format)!r}.{near}")
+    return check_dataset(
+        Path(data).expanduser(),
+        format=cast("FormatName | None", format),
+        decode=decode,
+        same_content=same_content,
+        progress=progress,
+    )
 
 
 def world(
@@ -62,7 +79,8 @@ def world(
     written = write_world(folder, format=cast(WorldFormat, format), scenes=scenes, seed=seed, progress=progress)
     images = ", ".join(f"{count} {split}" for split, count in written.images.items())
     boxes = ", ".join(f"{count} {name}" for name, count in written.boxes.items())
-    return f"{folder}: {images} pictures; {boxes}\nTrain on it: sightline train yolov7-tiny-small --data {folder}"
+    command = f"sightline train yolov7-tiny-small --data {quote(str(folder))}"
+    return f"{folder}: {images} pictures; {boxes}\nTrain on it: {command}"
 
 
 def score_coco(truth: PathLike, detections: PathLike) -> Figures:
@@ -81,7 +99,7 @@ def score_coco(truth: PathLike, detections: PathLike) -> Figures:
     result = score(Path(truth).expanduser(), Path(detections).expanduser())
     details = {key: value for key, value in result.as_dict().items() if key not in ("figures", "notes")}
     title = (
-        f"{result.num_images:,} images, {result.num_truths:,} truths ({result.num_crowds:,} of them crowds), "
-        f"{result.num_detections:,} detections"
+        f"{counted(result.num_images, 'image')}, {counted(result.num_truths, 'truth')} "
+        f"({result.num_crowds:,} of them crowds), {counted(result.num_detections, 'detection')}"
     )
     return Figures(result.figures, details, title, tuple(f"note: {note}" for note in result.notes), TITLES)

@@ -190,9 +190,10 @@ def load(run: PathLike, *, checkpoint: str = "best", changes: Sequence[str] = ()
     Raises:
         UserError: If there is no such run or checkpoint, or it is damaged.
     """
-    refuse_unused(changes, PREDICTION_KEYS, "a prediction")
     run_dir, found = open_run(Path(run), checkpoint)
-    return Predictor(read_config(run_dir, changes), found, class_names_of(run_dir))
+    config = read_config(run_dir, changes)
+    refuse_unused(changes, PREDICTION_KEYS, "a prediction")
+    return Predictor(config, found, class_names_of(run_dir))
 
 
 def predict(

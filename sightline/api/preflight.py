@@ -189,7 +189,7 @@ class _Preflight:
         """Whether the run's folder can be made."""
         from sightline.engine.run_folder import RUNS, check_new_run_folder
 
-        recipe = config.recipe or "run"
+        recipe = config.recipe or type(config).__name__
         folder = out if out is not None else RUNS / recipe / (name or "")
         if out is not None and name is not None:
             self.find("output", "problem", "--out and --name are both given", "give either a folder or a name")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sightline.api.configuration import PathLike
 from sightline.api.output import check_output, write_output
@@ -15,6 +18,7 @@ from sightline.config.printable import printable
 
 if TYPE_CHECKING:
     from sightline.engine.run_config import RunConfig
+    from sightline.report.compare import Comparison
 
 
 def report(run: PathLike) -> Path:
@@ -29,8 +33,50 @@ def report(run: PathLike) -> Path:
     return build_report(existing_run(Path(run).expanduser()))
 
 
-def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> list[Table]:
-    """What differs between runs: a table of figures and one of configuration keys.
+@dataclass(frozen=True)
+class RunComparison:
+    """Runs side by side. ``str`` gives the tables as text."""
+
+    compared: Comparison
+
+    @property
+    def is_of_one_configuration(self) -> bool:
+        """Whether no key differs."""
+        return not self.compared.configuration
+
+    def tables(self) -> list[Table]:
+        """One of the figures, and one of the keys that differ, where any do."""
+        names = self.compared.run_names
+        figures = Table(("figure", *names), [(row.name, *row.values) for row in self.compared.figures])
+        keys = Table(("key", *names), [(row.name, *row.values) for row in self.compared.configuration])
+        return [figures, keys] if keys.rows else [figures]
+
+    def __str__(self) -> str:
+        """All of it as text."""
+        return "\n\n".join(map(str, self.tables()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; figures that are not finite are None."""
+        return {"runs": [_finite(asdict(run)) for run in self.compared.runs]}
+
+    def write_json(self, path: PathLike) -> None:
+        """``as_dict`` to a file.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        write_output(path, json.dumps(self.as_dict(), indent=1) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """None in the place of NaN and infinities, which JSON has not."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> RunComparison:
+    """What differs between runs: figures and configuration keys. They may be unfinished, or of different tasks.
 
     Args:
         runs: Two or more run folders.
@@ -40,6 +86,7 @@ def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> list[Ta
         RunError: If fewer than two are given, one is no run, or the file cannot be written.
     """
     from sightline.engine.run_folder import existing_run
+    from sightline.engine.status import read_status
     from sightline.report.compare import compare_runs
 
     check_output(out, suffix=".png")
@@ -47,12 +94,12 @@ def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> list[Ta
     for place, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:place]]:
             raise RunError(f"{printable(folder)}: is given twice. Give two or more different runs.")
-    compared = compare_runs(folders)
+    said = [read_status(folder) for folder in folders]
+    states = ["" if status is None else status.word() for status in said]
+    compared = compare_runs(folders, states=states, draw=out is not None)
     if out is not None:
         write_output(out, compared.picture)
-    figures = Table(("figure", *compared.run_names), [(row.name, *row.values) for row in compared.figures])
-    keys = Table(("key", *compared.run_names), [(row.name, *row.values) for row in compared.configuration])
-    return [figures, keys] if keys.rows else [figures]
+    return RunComparison(compared)
 
 
 def status(run: PathLike) -> str | Table:

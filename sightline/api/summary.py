@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from sightline.api.table import Table
-from sightline.config.printable import printable
+from sightline.config.explain import keys_of
+from sightline.config.printable import counted, printable
 
 if TYPE_CHECKING:
     from torch import nn
 
     from sightline.engine.loop import Training
     from sightline.engine.run_config import Problem, RunConfig
+    from sightline.engine.run_record import RunRecord
+    from sightline.engine.task import Loader
 
 
 def start_summary(config: RunConfig, problem: Problem, training: Training, run_dir: Path) -> str:
@@ -31,6 +36,20 @@ def start_summary(config: RunConfig, problem: Problem, training: Training, run_d
     return f"{Table(('', ''), rows)}\n\n{_groups(config, training)}\n"
 
 
+def about_session(record: RunRecord) -> list[str]:
+    """What a run's log says about a session that begins."""
+    session = record.sessions[-1]
+    versions = ", ".join(f"{name} {version}" for name, version in session.versions.items())
+    many = f", first of {session.processes} processes" if session.processes > 1 else ""
+    return [
+        f"command: {' '.join(map(quote, session.command))}",
+        f"process {session.process.pid} on {session.process.host}{many}, {', '.join(session.devices)}",
+        versions,
+        *([f"commit {session.code_commit}"] if session.code_commit else []),
+        *([f"from step {session.from_step:,}"] if session.from_step else []),
+    ]
+
+
 def _model(config: RunConfig, training: Training) -> str:
     from sightline.recipes.detection2d import Detection2DRun
 
@@ -39,7 +58,7 @@ def _model(config: RunConfig, training: Training) -> str:
     if isinstance(config, Detection2DRun):
         size = config.image_size
         detector: Any = training.task.detector
-        text += f", {convolution_gflops(detector, size):.3g} GFLOPs at {size} x {size}"
+        text += f", {convolution_gflops(detector, size, is_compiled=config.compile):.3g} GFLOPs at {size} x {size}"
     return text
 
 
@@ -51,11 +70,12 @@ def _frozen(config: RunConfig, training: Training) -> list[tuple[str, str]]:
     return [("frozen", frozen + as_it_was)] if frozen else []
 
 
-def convolution_gflops(detector: nn.Module, image_size: int) -> float:
+def convolution_gflops(detector: nn.Module, image_size: int, *, is_compiled: bool = False) -> float:
     """Operations of all convolutions for one square image, in 10^9; a multiplication and an addition are two.
 
     The detector looks at a small black image and the count is scaled up, which is exact for convolutions that see
-    the whole image.
+    the whole image. A detector that is to be compiled is not compiled for this: the small image would cost as much
+    time as the run's own size.
     """
     import torch
     from torch import nn
@@ -70,9 +90,10 @@ def convolution_gflops(detector: nn.Module, image_size: int) -> float:
 
     hooks = [m.register_forward_hook(count) for m in detector.modules() if isinstance(m, nn.Conv2d)]
     training = [module for module in detector.modules() if module.training]
+    as_written = torch.compiler.set_stance("force_eager") if is_compiled else contextlib.nullcontext()
     place = next(detector.parameters()).device
     try:
-        with torch.no_grad():
+        with torch.no_grad(), as_written:
             detector.eval().detect(torch.zeros(1, 3, small, small, device=place))  # type: ignore[operator]
     finally:
         for hook in hooks:
@@ -83,17 +104,29 @@ def convolution_gflops(detector: nn.Module, image_size: int) -> float:
 
 
 def _data(config: RunConfig, problem: Problem) -> list[str]:
-    path = getattr(getattr(config, "data", None), "path", None)
-    source = "the built-in world" if path is None else printable(path)
+    if "data.path" not in keys_of(type(config)):
+        source = problem.source
+    else:
+        path = getattr(getattr(config, "data", None), "path", None)
+        source = "the built-in world" if path is None else printable(path)
     names = problem.facts.get("class_names", [])
     if names:
         shown = ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
         source += f", {len(names)} {'class' if len(names) == 1 else 'classes'}: {shown}"
-    splits = problem.facts.get("splits", {}).items()
-    return [source] + [
-        f"{printable(name).rsplit('/', 1)[-1]}: {split['num_images']:,} images, {split['num_boxes']:,} boxes"
-        for name, split in splits
+    splits = [
+        f"{printable(name).rsplit('/', 1)[-1]}: {counted(split['num_images'], 'image')}, "
+        f"{counted(split['num_boxes'], 'box')}"
+        for name, split in problem.facts.get("splits", {}).items()
+        if {"num_images", "num_boxes"} <= split.keys()
     ]
+    loaders = (("to train on", problem.train_loader), ("to evaluate", problem.eval_loader))
+    counts = [f"{samples_of(loader):,} {problem.unit} {what}" for what, loader in loaders if loader is not None]
+    return [line for line in (source, *(splits or [", ".join(counts)])) if line]
+
+
+def samples_of(loader: Loader) -> int:
+    """Samples of an epoch, over all processes."""
+    return sum(loader.batch_length(index) for index in range(loader.batches_per_epoch))
 
 
 def _device(config: RunConfig, training: Training) -> str:
@@ -106,8 +139,9 @@ def _device(config: RunConfig, training: Training) -> str:
     parts = [f"{device}{name}{threads}", config.precision]
     parts += ["channels last"] if config.channels_last else []
     parts += ["compiled"] if config.compile else []
-    kind = getattr(getattr(config, "data", None), "loader", "threads")
-    parts += [f"{config.workers} loader {kind}" if config.workers else "no loader workers"]
+    kind = getattr(getattr(config, "data", None), "loader", None)
+    if kind is not None:  # who brings a loader of their own knows what it is made of
+        parts += [f"{config.workers} loader {kind}" if config.workers else "no loader workers"]
     return ", ".join(parts)
 
 

@@ -15,6 +15,7 @@ from sightline.api.runs import report
 from sightline.api.user_code import as_change, load_callbacks
 from sightline.config.errors import ConfigError, UserError
 from sightline.config.override import parse_change
+from sightline.config.printable import printable
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sightline.engine.console import Console
     from sightline.engine.processes import Processes, Share
     from sightline.engine.run_config import Problem, RunConfig
+    from sightline.engine.run_log import RunLog
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ def train(
     """Train a model in a new run folder.
 
     Args:
-        recipe: Name of a recipe, a YAML file, or a whole configuration, which ``data`` and ``changes`` do not touch.
-        data: Data set; without it the built-in world.
+        recipe: Name of a recipe, a YAML file, or a whole configuration; yours may be of a class of your own.
+        data: Data set; without it the built-in world, or what the configuration names.
         changes: ``key=value`` texts.
-        out: The run's folder; default ``runs/RECIPE/NUMBER``.
+        out: The run's folder; default ``runs/RECIPE/NUMBER``, with the name of the class in place of a recipe's.
         name: In place of the number.
         console: Where progress is shown; standard output without it.
 
@@ -69,34 +71,36 @@ def train(
         UserError: If the user must change something; nothing was trained.
     """
     from sightline.engine.run_folder import check_new_run_folder, new_run_folder
+    from sightline.engine.run_log import RunLog
     from sightline.engine.session import joined, settle
     from sightline.recipes import recipe as recipe_named
 
-    if isinstance(recipe, str | Path):
-        config, _ = resolve(recipe, changes, data=data)
-    elif data is not None or changes:
-        raise ConfigError("data and changes go with the name of a recipe; change a configuration with config.but(...).")
-    else:
-        config = recipe
+    config, _ = resolve(recipe, changes, data=data)
     if out is not None and name is not None:
         raise ConfigError(f"give either a folder ({out}) or a name ({name}) for the run, not both.")
     config = settle(config)
     folder = None if out is None else Path(out).expanduser()
     if must_launch(config):
-        check_new_run_folder(config.recipe or "run", name=name, out=folder)
-        return launch(config, new_run_folder(config.recipe or "run", name=name, out=folder), resume=False)
+        check_new_run_folder(title_of(config), name=name, out=folder)
+        return launch(config, new_run_folder(title_of(config), name=name, out=folder), resume=False)
     with joined(config, recipe_named) as (processes, device, config):
         console = _console(console, processes)
         begun = processes.tell(_begun_before_restart(config, name, folder) if processes.is_first else None)
         if begun is not None:
             return _in_processes(config, Path(begun), processes, device, resume=True, console=console)
-        if processes.is_first:
-            check_new_run_folder(config.recipe or "run", name=name, out=folder)
-        noted, callbacks = load_callbacks(config, console, again="sightline train --from RUN")
-        problem = open_problem(noted, device, console, processes.share)
-        made = new_run_folder(noted.recipe or "run", name=name, out=folder) if processes.is_first else None
-        run_dir = Path(processes.tell(None if made is None else str(made)))
-        return _run(noted, problem, run_dir, processes, device, resume=False, console=console, callbacks=callbacks)
+        with RunLog(console, config.log.level, rank=processes.share.rank) as log:
+            if processes.is_first:
+                check_new_run_folder(title_of(config), name=name, out=folder)
+            noted, callbacks = load_callbacks(config, console, again="sightline train --from RUN")
+            problem = open_problem(noted, device, console, processes.share)
+            made = new_run_folder(title_of(noted), name=name, out=folder) if processes.is_first else None
+            run_dir = Path(processes.tell(None if made is None else str(made)))
+            return _run(noted, problem, run_dir, processes, device, log, console=console, callbacks=callbacks)
+
+
+def title_of(config: RunConfig) -> str:
+    """What the runs of a configuration are called: its recipe, or its class."""
+    return config.recipe or type(config).__name__
 
 
 def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | None = None) -> TrainResult:
@@ -142,10 +146,15 @@ def _in_processes(
     config: RunConfig, run_dir: Path, processes: Processes, device: torch.device, *, resume: bool, console: Console
 ) -> TrainResult:
     """Open the data and train in a folder that is known."""
+    from sightline.engine.run_log import RunLog
+
     again = f"sightline resume {quote(str(run_dir))}" if resume else "sightline train --from RUN"
-    config, callbacks = load_callbacks(config, console, again=again)
-    problem = open_problem(config, device, console, processes.share)
-    return _run(config, problem, run_dir, processes, device, resume=resume, console=console, callbacks=callbacks)
+    with RunLog(console, config.log.level, rank=processes.share.rank) as log:
+        config, callbacks = load_callbacks(config, console, again=again)
+        problem = open_problem(config, device, console, processes.share)
+        return _run(
+            config, problem, run_dir, processes, device, log, resume=resume, console=console, callbacks=callbacks
+        )
 
 
 def must_launch(config: RunConfig) -> bool:
@@ -167,7 +176,7 @@ def launch(config: RunConfig, run_dir: Path, *, resume: bool) -> TrainResult:
     from sightline.engine.launch import launch_here
     from sightline.recipes import RECIPES
 
-    if config.recipe not in RECIPES:
+    if config.recipe not in RECIPES or type(RECIPES[config.recipe]()) is not type(config):
         raise ConfigError(
             f"devices={config.devices}: only recipes of the table can be started in several processes. Start your "
             "own program with torchrun; it then trains with all of them."
@@ -237,9 +246,9 @@ def _begun_before_restart(config: RunConfig, name: str | None, out: Path | None)
     if place is None or not place.restarts:
         return None
     if out is not None or name is not None:
-        folder = out if out is not None else RUNS / (config.recipe or "run") / str(name)
+        folder = out if out is not None else RUNS / title_of(config) / str(name)
         return str(folder) if is_run(folder) else None
-    runs = [folder for folder in (RUNS / (config.recipe or "run")).glob("*") if is_run(folder)]
+    runs = [folder for folder in (RUNS / title_of(config)).glob("*") if is_run(folder)]
     mine = [folder for folder in runs if read_record(folder).sessions[-1].launch == place.identity]
     return str(max(mine, key=lambda folder: read_record(folder).sessions[-1].started)) if mine else None
 
@@ -278,13 +287,14 @@ def _run(
     run_dir: Path,
     processes: Processes,
     device: torch.device,
+    log: RunLog,
     *,
-    resume: bool,
+    resume: bool = False,
     console: Console,
     callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
-    """Train in a run folder, write its report, and note in run.json how it ended."""
-    from sightline.api.summary import start_summary
+    """Train in a run folder, write its report, and note in run.json and in the log how it ended."""
+    from sightline.api.summary import about_session, start_summary
     from sightline.engine.atomic_file import replace_file
     from sightline.engine.crew import CallbackError
     from sightline.engine.launch import find_launch
@@ -295,21 +305,25 @@ def _run(
 
     started = False
     again = f"sightline resume {quote(str(run_dir))}"
+    if not processes.is_first:
+        log.open(run_dir)
 
     def note_start(training: Training) -> None:
         nonlocal started
         write_config(config, run_dir / CONFIG_FILE)
         replace_file(run_dir / DATA_FILE, json.dumps(dict(problem.facts)).encode() + b"\n")
         place = find_launch()
-        start_session(
+        record = start_session(
             run_dir,
             recipe=config.recipe,
+            configuration=type(config).__name__,
             devices=[str(training.device)],
             from_step=training.step,
             processes=processes.share.count,
             launch="" if place is None else place.identity,
         )
         started = True
+        log.open(run_dir, title=f"session {len(record.sessions)} of {printable(run_dir)}", about=about_session(record))
         for message in problem.messages:
             console.say(message)
         console.say(f"run folder: {run_dir}" if resume else start_summary(config, problem, training, run_dir))
@@ -340,6 +354,7 @@ def _run(
             _remove_if_unused(run_dir)
         raise
     exit_code = 0 if result.outcome == "done" else 3
+    log.ends_with(exit_code)
     if not processes.is_first:
         return TrainResult(run_dir, exit_code, result.step, result.metrics)
     end_session(run_dir, "done" if exit_code == 0 else "interrupted", exit_code)

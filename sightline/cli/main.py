@@ -27,6 +27,7 @@ from sightline.cli.show import (
 )
 from sightline.config import exit_codes
 from sightline.config.errors import ConfigError, DataError
+from sightline.config.foreign_names import our_key
 from sightline.config.printable import printable
 
 INTERRUPTED = 130
@@ -86,6 +87,8 @@ DataPath = Annotated[
 Checkpoint = Annotated[
     str, typer.Option(help="best, latest, or a step number", autocompletion=lambda: ["best", "latest"])
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", help="show warnings and errors alone: log.level=WARNING")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="show more: log.level=DEBUG")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="write the figures to this file")]
 
 
@@ -127,6 +130,8 @@ def train(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="print every value and where it came from, and stop")
     ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a model. Without --data it trains on the built-in world.
 
@@ -143,7 +148,8 @@ def train(
     if recipe is not None and "=" in recipe:
         changes = [recipe, *(changes or [])]
         recipe = None
-    config, origins = api.resolve(recipe, changes or [], data=data, from_run=from_run)
+    changes = [*(changes or []), *_log_level(quiet=quiet, verbose=verbose)]
+    config, origins = api.resolve(recipe, changes, data=data, from_run=from_run)
     if print_config:
         show_lines(api.describe_config(config, origins), origin_style)
         return
@@ -151,7 +157,7 @@ def train(
 
 
 @command(panel=TRAINING)
-def resume(run: Run, changes: Changes = None) -> None:
+def resume(run: Run, changes: Changes = None, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """Continue a run exactly where its newest whole checkpoint stands.
 
     Examples:
@@ -160,7 +166,15 @@ def resume(run: Run, changes: Changes = None) -> None:
     """
     from sightline import api
 
-    raise typer.Exit(api.resume(run, changes or []).exit_code)
+    changes = [*(changes or []), *_log_level(quiet=quiet, verbose=verbose)]
+    raise typer.Exit(api.resume(run, changes).exit_code)
+
+
+def _log_level(*, quiet: bool, verbose: bool) -> list[str]:
+    """What ``--quiet`` and ``--verbose`` change."""
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose are both given. Leave one out.")
+    return ["log.level=WARNING"] * quiet + ["log.level=DEBUG"] * verbose
 
 
 @command(panel=TRAINING)
@@ -373,18 +387,23 @@ def report(run: Run) -> None:
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="two or more run folders", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="write the overlaid curves to this PNG file")] = None,
+    json: JsonFile = None,
 ) -> None:
     """Put runs side by side: what differs in their configuration, and their figures.
 
     Examples:
         sightline compare runs/yolov7-tiny-small/1 runs/yolov7-tiny-small/2 --out curves.png
+        sightline compare runs/yolov7-tiny-small/* --json compared.json
     """
     from sightline import api
 
-    tables = api.compare(runs, out=out)
-    show(*tables)
-    if len(tables) == 1:
+    api.check_output(json)
+    compared = api.compare(runs, out=out)
+    show(*compared.tables())
+    if compared.is_of_one_configuration:
         show("The configurations are the same.")
+    if json is not None:
+        compared.write_json(json)
 
 
 @command("plot-lr", panel=LOOK)
@@ -431,6 +450,14 @@ def check(
     quick: Annotated[bool, typer.Option("--quick", help="read headers only, do not decode the images")] = False,
     copies: Annotated[bool, typer.Option("--copies", help="DATA: look for images with the same content too")] = False,
     every: Annotated[bool, typer.Option("--all", help="DATA: show every place, not the first of each kind")] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="DATA: yolo, coco or voc, where a folder holds several",
+            show_default=False,
+            autocompletion=lambda: ["yolo", "coco", "voc"],
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="write everything that was found to this file")] = None,
 ) -> None:
     """Look for everything that is wrong with a data set, or with a run before it begins.
@@ -451,7 +478,7 @@ def check(
 
     api.check_output(json)
     of_run = {"KEY=VALUE": changes, "--data": data, "--out": out, "--name": name}
-    of_data = {"--copies": copies, "--all": every}
+    of_data = {"--copies": copies, "--all": every, "--format": format}
     if api.names_a_run(target) or (any(of_run.values()) and not Path(target).expanduser().exists()):
         _refuse(of_data, f"is for data sets. Give a path in place of {target!r}.")
         with working() as say:
@@ -465,7 +492,7 @@ def check(
             raise DataError(f"{printable(target)}: no such path and no such recipe.{near}")
         _refuse(of_run, f"is for recipes, and {printable(target)} is a path. Name a recipe or a file of changes.")
         with counting("looking at images") as tell:
-            held = api.check(target, decode=not quick, same_content=copies, progress=tell)
+            held = api.check(target, format=format, decode=not quick, same_content=copies, progress=tell)
         show_lines("\n".join(held.lines(places=None if every else 5)), fault_style)
         good, found = held.is_usable, held.as_dict()
     if json is not None:
@@ -527,8 +554,24 @@ def main() -> None:
         if hasattr(error, "format_message"):  # a usage error of the command line
             context = getattr(error, "ctx", None)
             hint = f"\nSee: {context.command_path} --help" if context is not None else ""
-            _fail(error.format_message() + hint, code=2)
+            _fail(error.format_message() + (_as_a_key(error) or hint), code=2)
         exit_codes.leave(error)
+
+
+def _as_a_key(error: Exception) -> str:
+    """What an option that there is none of should have been, where a command takes keys: ``epochs=3``."""
+    option, context = str(getattr(error, "option_name", "")), getattr(error, "ctx", None)
+    key = option.removeprefix("--").replace("-", "_")
+    is_slip = getattr(error, "possibilities", None) and our_key(key) is None
+    if not option.startswith("--") or context is None or is_slip:
+        return ""
+    if option == "--resume":
+        return "\nTo go on with a run: sightline resume RUN"
+    if not {"changes", "source"} & {parameter.name for parameter in context.command.params}:
+        return ""
+    words = " ".join(sys.argv).partition(option)[2].replace("=", " ", 1).split()
+    value = words[0] if words and not words[0].startswith("--") else "VALUE"
+    return f"\nKeys of a recipe are given without dashes: {our_key(key) or key}={printable(value, limit=80)}"
 
 
 def _fail(message: str, *, code: int) -> None:

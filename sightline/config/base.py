@@ -3,6 +3,7 @@
 import ast
 import inspect
 import textwrap
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Self
 
@@ -28,6 +29,18 @@ class Config(BaseModel):
         """
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**{**values, **changes})
+
+    @classmethod
+    def useless(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """Keys of this config alone that have no use beside such values and must stand at their defaults.
+
+        A recipe's own values give way when a user's change leaves them without a use; what a user sets by hand is
+        refused.
+
+        Args:
+            values: All values of this config, not checked yet.
+        """
+        return ()
 
     def without_effect(self) -> dict[str, str]:
         """Keys of this config (dotted, or whole groups) that change nothing as its values are, each with the reason.

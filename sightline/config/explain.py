@@ -46,7 +46,19 @@ def _line(finding: ErrorDetails, config: type[Config], origins: Mapping[str, str
     key, holder = _place(config, finding["loc"])
     message = _message(finding, key, holder)
     origin = _origin(key, message, origins)
+    if finding["type"] == "value_error" and (whole := _named_key(config, key, message)):
+        return f"{origin}: {whole}{message[len(_first_word(message)) :]}"
     return f"{origin}: {key}: {message}" if key and finding["type"] != "extra_forbidden" else f"{origin}: {message}"
+
+
+def _first_word(message: str) -> str:
+    return re.match(r"\w*", message)[0]  # type: ignore[index]
+
+
+def _named_key(config: type[Config], group: str, message: str) -> str | None:
+    """The whole key that a message about a group begins with: ``schedule.final`` of "final does nothing in ..."."""
+    key = f"{group}.{_first_word(message)}" if group else _first_word(message)
+    return key if group and re.sub(r"\[\d+\]", "", key) in keys_of(config) else None
 
 
 def _message(finding: ErrorDetails, key: str, holder: type[Config] | None) -> str:

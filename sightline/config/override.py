@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -17,10 +18,14 @@ from pydantic import ValidationError
 from sightline.config.base import Config
 from sightline.config.errors import ConfigError
 from sightline.config.explain import explain, group_of, keys_of
+from sightline.config.foreign_names import our_key
 from sightline.config.printable import printable
 from sightline.config.safe_yaml import YamlError, parse_yaml
 
 C = TypeVar("C", bound=Config)
+
+SIMILAR = 0.6
+"""Likeness of two names, from 0 to 1, from which one may be a slip of the other."""
 
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
@@ -99,21 +104,34 @@ def leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def apply_changes(config: C, changes: Sequence[Change]) -> tuple[C, dict[str, str]]:
+def apply_changes(config: C, changes: Sequence[Change], *, base: Sequence[Change] = ()) -> tuple[C, dict[str, str]]:
     """A changed copy of ``config``, checked again, and the origin of every value that was changed.
 
-    A mapping is the same as its leaves: ``loss={box: 1}`` changes ``loss.box`` alone.
+    A mapping is the same as its leaves: ``loss={box: 1}`` changes ``loss.box`` alone. Where a change leaves values of
+    ``config`` or ``base`` without a use, such as the end of a curve that has none now, they go back to their defaults.
+
+    Args:
+        config: What is changed.
+        changes: The user's changes; later ones win.
+        base: Changes that come before and count as a part of ``config``.
 
     Raises:
         ConfigError: Names the key, its origin and the nearest right key; or the value and what was expected.
     """
     tree = config.model_dump()
     origins: dict[str, str] = {}
-    for change in leaf_changes(changes):
+    for change in leaf_changes(base):
         _set(config, tree, change)
         origins[change.key] = change.origin
+    before, by_user = deepcopy(tree), leaf_changes(changes)
+    for change in by_user:
+        _set(config, tree, change)
+        origins[change.key] = change.origin
+    taken_back = _taken_back(type(config), tree, before, by_user)
+    for change in taken_back:
+        _set(config, tree, change)
     try:
-        return type(config).model_validate(tree), origins
+        return type(config).model_validate(tree), origins | {change.key: change.origin for change in taken_back}
     except ValidationError as error:
         raise ConfigError(explain(error, type(config), origins)) from None
 
@@ -191,6 +209,57 @@ def _set(config: Config, tree: dict[str, Any], change: Change) -> None:
     node[name] = change.value
 
 
+def _taken_back(
+    config: type[Config], tree: Mapping[str, Any], before: Mapping[str, Any], by_user: Sequence[Change]
+) -> list[Change]:
+    """Values that nobody set by hand, and that the changes of their group have left without a use, to their defaults.
+
+    Args:
+        config: The class of the tree.
+        tree: The changed values.
+        before: The values without the user's changes.
+        by_user: The user's changes.
+    """
+    groups: dict[str, list[Change]] = {}
+    for change in by_user:
+        groups.setdefault(change.key.rpartition(".")[0], []).append(change)
+    by_hand = {change.key for change in by_user}
+    taken = []
+    for path, changes in groups.items():
+        owner, values, old = _group_at(config, path, tree, before)
+        if owner is None or old is None:
+            continue
+        prefix = f"{path}." if path else ""
+        for name in owner.useless(values):
+            default = owner.model_fields[name].get_default()
+            if prefix + name in by_hand or values.get(name, default) == default:
+                continue
+            why = next(
+                (one for one in changes if name in owner.useless({**old, _last(one.key): one.value})), changes[0]
+            )
+            origin = f"{why.origin}: no use with {why.key}={printable(why.value)}"
+            taken.append(Change(prefix + name, default, origin))
+    return taken
+
+
+def _group_at(
+    config: type[Config], path: str, tree: Mapping[str, Any], before: Mapping[str, Any]
+) -> tuple[type[Config] | None, Mapping[str, Any], Mapping[str, Any] | None]:
+    """Class, values and former values of the group at a dotted path; no former values where it was switched off."""
+    owner: type[Config] | None = config
+    values: Any = tree
+    old: Any = before
+    for part in path.split(".") if path else ():
+        owner = None if owner is None else group_of(owner, part, values.get(part))
+        values = values.get(part)
+        old = old.get(part) if isinstance(old, Mapping) else None
+    return owner, values, old if isinstance(old, Mapping) else None
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
 def _unknown(config: Config, change: Change) -> str:
     near = nearest_key(change.key, keys_of(type(config)))
     hint = f" Did you mean {near!r}?" if near else " See all keys with: sightline list RECIPE"
@@ -198,7 +267,13 @@ def _unknown(config: Config, change: Change) -> str:
 
 
 def nearest_key(wrong: str, known: Iterable[str]) -> str | None:
-    """The known dotted key that looks most like ``wrong``: by its last part first, then by its group."""
+    """The known dotted key that was meant: what another tool's name stands for, or else the most similar one.
+
+    Similar is first the last part, then the group. A last part that is too different is no guess worth making.
+    """
+    keys = list(known)
+    if (ours := our_key(wrong)) in keys:
+        return ours
     wrong_group, _, wrong_last = wrong.rpartition(".")
 
     def likeness(key: str) -> float:
@@ -206,10 +281,10 @@ def nearest_key(wrong: str, known: Iterable[str]) -> str | None:
         alike = SequenceMatcher(None, wrong_last, last).ratio()
         if last.startswith(wrong_last):  # cut short, as in evaluate.every for evaluate.every_epochs
             alike = max(alike, 0.9)
-        return alike + 0.3 * SequenceMatcher(None, wrong_group, group).ratio()
+        return alike + 0.3 * SequenceMatcher(None, wrong_group, group).ratio() if alike >= SIMILAR else 0.0
 
-    best = max(known, key=likeness, default=None)
-    return best if best is not None and likeness(best) >= 0.6 else None
+    best = max(keys, key=likeness, default=None)
+    return best if best is not None and likeness(best) > 0 else None
 
 
 def expand_path(text: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Text from files and file names, made safe to print."""
+"""Text from files and file names, made safe to print, and counts as people say them."""
 
 
 def printable(text: object, *, limit: int | None = None) -> str:
@@ -17,3 +17,9 @@ def printable(text: object, *, limit: int | None = None) -> str:
     if words.isprintable():
         return words
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in words)
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 image``, ``2 images``, ``12,000 boxes``."""
+    plural = f"{noun}es" if noun.endswith(("x", "s")) else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"

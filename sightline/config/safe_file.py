@@ -2,7 +2,14 @@
 
 import os
 import stat
+from itertools import islice
 from pathlib import Path
+
+from sightline.config.errors import did_you_mean
+from sightline.config.printable import printable
+
+MOST_NEIGHBOURS = 1000
+"""Files of a folder that are looked at for a hint."""
 
 # A named pipe would block open() for ever; O_NONBLOCK lets us open it and look at what it is.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -80,3 +87,29 @@ def read_regular_file(path: Path | str, *, limit: int) -> bytes:
         return read_exactly(descriptor, size)
     finally:
         os.close(descriptor)
+
+
+def cure_of(error: FileReadError, path: Path, *, pattern: str = "*") -> str:
+    """What a user may do about a file that cannot be read, as a sentence.
+
+    Args:
+        error: Why it cannot.
+        path: The file.
+        pattern: What files of its kind are called, such as ``*.json``.
+    """
+    if error.kind == "unreadable_file":
+        return "Check its owner, its permissions and the disk."
+    if error.kind == "file_too_big":
+        return "Give a smaller one."
+    if error.kind == "not_a_file":
+        inside = [*_some(path, pattern), *_some(path, f"*/{pattern}")]
+        return f"Give a file, such as {printable(inside[0])}." if inside else "Give a file."
+    near = did_you_mean(path.name, [one.name for one in _some(path.parent, pattern)]).strip()
+    return near or "Give the path of a file that exists."
+
+
+def _some(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(islice((one for one in folder.glob(pattern) if one.is_file()), MOST_NEIGHBOURS))
+    except (OSError, ValueError):
+        return []

@@ -19,7 +19,7 @@ import yaml
 
 from sightline.config.errors import ConfigError
 from sightline.config.printable import printable
-from sightline.config.safe_file import FileReadError, read_regular_file
+from sightline.config.safe_file import FileReadError, cure_of, read_regular_file
 
 MAX_BYTES = 1 << 20
 MAX_ALIASES = 100
@@ -81,7 +81,8 @@ def read_yaml_document(path: Path, *, what: str) -> YamlDocument:
     try:
         return parse_yaml(read_regular_file(path, limit=MAX_BYTES))
     except FileReadError as problem:
-        raise ConfigError(f"{what} {printable(path)}: {problem.message}.") from None
+        cure = cure_of(problem, path, pattern="*.y*ml")
+        raise ConfigError(f"{what} {printable(path)}: {problem.message}. {cure}") from None
     except YamlError as problem:
         place = ":".join(str(part) for part in (printable(path), problem.line, problem.column) if part is not None)
         raise ConfigError(f"{place}: {what}: {printable(problem.message)}.") from None

@@ -144,7 +144,7 @@ def open_images(
     free = psutil.virtual_memory().available
     if wanted > free:
         raise ConfigError(
-            f"cache=ram needs {wanted / 2**30:.1f} GiB for {len(reader):,} images, but {free / 2**30:.1f} GiB of "
-            "memory are free. Use cache=disk or cache=none."
+            f"data.cache=ram needs {wanted / 2**30:.1f} GiB for {len(reader):,} images, but {free / 2**30:.1f} GiB of "
+            "memory are free. Use data.cache=disk or data.cache=none."
         )
     return RecentImages(reader, len(reader))

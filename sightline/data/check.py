@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sightline.config.printable import printable
+from sightline.config.printable import counted, printable
 from sightline.data.annotations import Fault, ImageAnnotations
 from sightline.data.decode import decode_bytes, read_image_bytes
-from sightline.data.faults import KINDS, FormatError, by_kind, counted, make_fault
+from sightline.data.faults import KINDS, FormatError, by_kind, make_fault
 from sightline.data.formats.find import FormatName, open_dataset
 from sightline.data.formats.source import DataSource
 from sightline.data.image_header import ImageError

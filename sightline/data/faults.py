@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from sightline.config.errors import DataError
-from sightline.config.printable import printable
+from sightline.config.printable import counted, printable
 from sightline.data.annotations import Fault, ImageAnnotations
 
 FATAL_KINDS = {
@@ -98,12 +99,6 @@ def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
     return dict(sorted(groups.items(), key=lambda item: (not item[1][0].fatal, -len(item[1]), item[0])))
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 image``, ``2 images``, ``12,000 boxes``."""
-    plural = f"{noun}es" if noun.endswith(("x", "s")) else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
-
-
 def enforce(annotations: ImageAnnotations, on_fault: Literal["refuse", "skip"]) -> tuple[ImageAnnotations, list[str]]:
     """Stop at fatal faults, or leave the spoilt images out; in both cases say so.
 
@@ -142,13 +137,14 @@ def refusal(annotations: ImageAnnotations, fatal: Sequence[Fault], num_spoilt: i
     shown = fatal[:2]
     rest = f" (the first {len(shown)} are shown)" if len(fatal) > len(shown) else ""
     where = f" in {num_spoilt:,} of {counted(len(annotations), 'image')}" if num_spoilt else ""
-    way_out = "leave those images out" if num_spoilt else "go on in spite of them"
+    those = "that image" if num_spoilt == 1 else "those images"
+    way_out = f"leave {those} out" if num_spoilt else f"go on in spite of {'it' if len(fatal) == 1 else 'them'}"
+    repair = "Repair it (look again with" if len(fatal) == 1 else "Repair them (all are listed by"
     return "\n".join(
         (
             f"{annotations.name}: {counted(len(fatal), 'fault')}{where}{rest}:",
             *(f"  {printable(fault, limit=300)}" for fault in shown),
-            f"Repair them (all are listed by: sightline check {printable(annotations.source)}) "
-            f"or {way_out} with data.on_fault=skip.",
+            f"{repair}: sightline check {quote(printable(annotations.source))}) or {way_out} with data.on_fault=skip.",
         )
     )
 

@@ -11,17 +11,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from sightline.data.sampler import Sampler
-from sightline.data.workers import (
-    Inline,
-    Job,
-    Processes,
-    Source,
-    StartMethod,
-    Threads,
-    Workers,
-    layout_bytes,
-    slab_arrays,
-)
+from sightline.data.worker_processes import Processes, StartMethod
+from sightline.data.workers import Inline, Job, Source, Threads, Workers, layout_bytes, slab_arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +29,7 @@ class BatchLoader:
 
     A batch is a pure function of (source, sampler, epoch, index): its bits do not depend on the number or kind of
     workers, and no sample before it is touched. Its memory is used again after the next fetch; copy what must stay.
-    Workers start at the first fetch and live until ``close``, over all epochs.
+    Workers start at the first fetch and live until ``close``, over all epochs; a process that dies is replaced.
 
     Args:
         source: Makes samples.
@@ -100,8 +91,8 @@ class BatchLoader:
         Raises:
             ValueError: If there is no such place.
             DataError: If a file of a sample is at fault.
-            RuntimeError: If a sample failed for another reason (names its file), if a worker process died, or if
-                another iteration has begun.
+            RuntimeError: If a sample failed for another reason (names its file), if worker processes died
+                again and again, or if another iteration has begun.
         """
         if epoch < 0 or not 0 <= index <= self.batches_per_epoch:
             raise ValueError(f"no batch {index} in epoch {epoch}: an epoch has {self.batches_per_epoch} batches.")

@@ -27,6 +27,7 @@ import numpy as np
 from filelock import FileLock
 
 from sightline.config.errors import ConfigError, DataError
+from sightline.data.cache_folder import cache_folder
 from sightline.data.decode import read_image_bytes
 from sightline.data.image_reader import ImageReader
 from sightline.data.memory import Image, keep_freed_memory
@@ -81,24 +82,17 @@ class PackedImages:
         return self._bytes[start:end].reshape(height, width, 3)
 
 
-def default_folder() -> Path:
-    """Where packed files go: ``$SIGHTLINE_CACHE``, else ``sightline`` in the user's cache folder."""
-    if chosen := os.environ.get("SIGHTLINE_CACHE"):
-        return Path(chosen).expanduser()
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "sightline"
-
-
 def open_packed(reader: ImageReader, folder: Path | None = None) -> PackedImages:
     """The packed file of these images; it is written first where there is none yet.
 
-    Several processes may ask at once: one writes, the others wait for it.
+    Several processes may ask at once: one writes, the others wait for it. Without ``folder`` it stands in
+    ``cache_folder()``.
 
     Raises:
         ConfigError: If the folder cannot be written to or the disk is too small.
         DataError: If an image is missing or broken.
     """
-    folder = default_folder() if folder is None else folder
+    folder = cache_folder() if folder is None else folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{_pixels_key(reader, folder)}.pixels"
@@ -111,7 +105,7 @@ def open_packed(reader: ImageReader, folder: Path | None = None) -> PackedImages
     except OSError as error:
         raise ConfigError(
             f"{error.filename or folder}: the image cache cannot be written: {error.strerror or error}. "
-            "Name another folder with SIGHTLINE_CACHE, or use cache=ram or cache=none."
+            "Name another folder with SIGHTLINE_CACHE, or use data.cache=ram or data.cache=none."
         ) from error
 
 

@@ -1,40 +1,28 @@
 """Who fills the slots of a batch: the caller itself, threads, or processes. All give the same bits.
 
 A batch lives in a slab: one piece of memory for all its arrays, kept for the whole run and used again and again,
-because fresh pages cost more than decoding. Threads write into it directly. Processes map one anonymous file,
-which has no name and so cannot be left behind, however the run ends.
+because fresh pages cost more than decoding. Threads write into it directly; processes stand in ``worker_processes``.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import mmap
-import multiprocessing
-import os
 import queue
-import signal
-import tempfile
 import threading
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing import connection, reduction
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from sightline.config.errors import ConfigError, DataError
+from sightline.config.errors import DataError
 from sightline.data.sampler import BatchRequest
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 Layout = Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
 """Name of each array of a batch -> its shape, samples first, and element type."""
-StartMethod = Literal["spawn", "fork", "forkserver"]
 
 _ALIGNMENT = 64
-_PATIENCE_S = 5.0
 
 
 class Source(Protocol):
@@ -233,208 +221,3 @@ def _fill_forever(source: Source, tasks: queue.SimpleQueue[tuple[Job, int] | Non
     source.prepare_worker()
     while (task := tasks.get()) is not None:
         make_sample(source, *task)
-
-
-class SharedSlabs:
-    """Slabs in one anonymous file, mapped by every process that gets this object when it starts."""
-
-    def __init__(self, num_slabs: int, slab_bytes: int) -> None:
-        self.num_slabs, self.slab_bytes = num_slabs, slab_bytes
-        if hasattr(os, "memfd_create"):
-            self._handle = os.memfd_create("sightline-slabs")
-        else:
-            self._handle, path = tempfile.mkstemp(prefix="sightline-slabs-")
-            Path(path).unlink()  # the open file lives on without its name
-        os.ftruncate(self._handle, max(1, num_slabs * slab_bytes))
-        self._map()
-
-    def _map(self) -> None:
-        memory = np.frombuffer(mmap.mmap(self._handle, max(1, self.num_slabs * self.slab_bytes)), np.uint8)
-        self.slabs = list(memory[: self.num_slabs * self.slab_bytes].reshape(self.num_slabs, self.slab_bytes))
-
-    def __getstate__(self) -> tuple[Any, int, int]:
-        return reduction.DupFd(self._handle), self.num_slabs, self.slab_bytes
-
-    def __setstate__(self, state: tuple[Any, int, int]) -> None:
-        duplicate, self.num_slabs, self.slab_bytes = state
-        self._handle = duplicate.detach()
-        self._map()
-
-    def close(self) -> None:
-        """Forget the file; its memory stays while an array uses it."""
-        self.slabs = []
-        if self._handle >= 0:
-            os.close(self._handle)
-        self._handle = -1
-
-
-class _Failure(NamedTuple):
-    """An exception on its way through a pipe. Only text travels: not every exception survives being copied."""
-
-    is_data_error: bool
-    message: str
-    traceback: str
-
-    def as_exception(self) -> Exception:
-        if self.is_data_error:
-            return DataError(self.message)
-        error = RuntimeError(self.message)
-        error.add_note(f"In the data worker:\n{self.traceback}")
-        return error
-
-
-class Processes:
-    """Processes fill the slots: for sources whose Python code, not whose array code, takes the time.
-
-    A batch is dealt out in equal parts. What ``fill`` gives back travels through a pipe, the arrays do not.
-    Workers ignore Ctrl-C and SIGTERM, so that a run can finish its step, and end when their parent is gone.
-
-    Raises:
-        ConfigError: On a system without anonymous shared files.
-    """
-
-    def __init__(
-        self, source: Source, num_slabs: int, slab_bytes: int, *, num_workers: int, start_method: StartMethod
-    ) -> None:
-        if os.name != "posix":
-            raise ConfigError("worker processes need Linux or macOS. Use worker threads: they make the same batches.")
-        self._shared = SharedSlabs(num_slabs, slab_bytes)
-        self._jobs: dict[int, Job] = {}
-        self._lock = threading.Lock()
-        self._next_number = 0
-        self._broken: Exception | None = None
-        self._is_closing = False
-        context: Any = multiprocessing.get_context(start_method)
-        self._pipes: list[Any] = []
-        self._processes: list[Any] = []
-        for i in range(num_workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(source, self._shared, theirs), name=f"sightline-data-{i}", daemon=True
-            )
-            with _signals_wait():
-                process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
-        # Before multiprocessing's own handler, which would wait for ever for processes that ignore SIGTERM.
-        atexit.register(self.close)
-        self._receiver = threading.Thread(target=self._receive, name="sightline-data-receiver", daemon=True)
-        self._receiver.start()
-
-    def slab(self, index: int) -> Array:
-        """Memory of one batch, (bytes,) uint8."""
-        return self._shared.slabs[index]
-
-    def submit(self, job: Job) -> None:
-        """Deal the slots of ``job`` out to the processes."""
-        with self._lock:
-            if self._broken is not None:
-                job.fail(self._broken)
-                return
-            number, self._next_number = self._next_number, self._next_number + 1
-            if not job.is_done:
-                self._jobs[number] = job
-        slots = range(len(job.request))
-        for i, pipe in enumerate(self._pipes):
-            if part := slots[i :: len(self._pipes)]:
-                with contextlib.suppress(OSError):  # of a dead worker the receiver tells
-                    pipe.send((number, job.slab_index, job.layout, job.request, part))
-
-    def _receive(self) -> None:
-        processes = dict(zip(self._pipes, self._processes, strict=True))
-        while processes:
-            for ready in connection.wait(list(processes)):
-                pipe: Any = ready
-                try:
-                    number, slot, extra, failure = pipe.recv()
-                except (EOFError, OSError):
-                    self._worker_is_gone(processes.pop(pipe))
-                    continue
-                with self._lock:
-                    job = self._jobs.get(number)
-                if job is None:
-                    continue
-                job.finish(slot, extra, None if failure is None else failure.as_exception())
-                if job.is_done:
-                    with self._lock:
-                        del self._jobs[number]
-
-    def _worker_is_gone(self, process: Any) -> None:
-        if self._is_closing:
-            return
-        process.join(_PATIENCE_S)
-        error = RuntimeError(
-            f"{process.name} died with exit code {process.exitcode}. If memory ran out: use worker threads, fewer "
-            "workers or a smaller batch."
-        )
-        with self._lock:
-            self._broken = error
-            jobs, self._jobs = list(self._jobs.values()), {}
-        for job in jobs:
-            job.fail(error)
-
-    def close(self) -> None:
-        """End the processes; one that does not answer in time is killed."""
-        if self._is_closing:
-            return
-        self._is_closing = True
-        atexit.unregister(self.close)
-        for pipe in self._pipes:
-            with contextlib.suppress(OSError):
-                pipe.send(None)
-        for process in self._processes:
-            process.join(_PATIENCE_S)
-            if process.is_alive():
-                process.kill()
-                process.join()
-        self._receiver.join()
-        for pipe in self._pipes:
-            pipe.close()
-        self._shared.close()
-
-
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Ctrl-C and SIGTERM come after this block; a process started in it does not get them before it ignores them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _serve(source: Source, shared: SharedSlabs, pipe: Any) -> None:
-    """What a worker process does until it is told to stop or its parent is gone."""
-    for stop_signal in _STOP_SIGNALS:
-        signal.signal(stop_signal, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-    parent: Any = multiprocessing.parent_process()
-    parent_id = os.getppid()
-    source.prepare_worker()
-    # Forked siblings may keep the parent's end of the pipe open, so its closing alone does not tell.
-    with contextlib.suppress(EOFError, OSError):
-        while os.getppid() == parent_id:
-            ready = connection.wait([pipe, parent.sentinel], timeout=1.0)
-            if parent.sentinel in ready and pipe not in ready:
-                return
-            if pipe not in ready:
-                continue
-            message = pipe.recv()
-            if message is None:
-                return
-            number, slab_index, layout, request, part = message
-            arrays = slab_arrays(shared.slabs[slab_index], layout)
-            for slot in part:
-                pipe.send((number, slot, *_attempt(source, request, slot, arrays)))
-
-
-def _attempt(source: Source, request: BatchRequest, slot: int, arrays: Arrays) -> tuple[Any, _Failure | None]:
-    try:
-        return source.fill(request, slot, arrays), None
-    except Exception as error:
-        shown = told(source, request, slot, error)
-        return None, _Failure(isinstance(shown, DataError), str(shown), traceback.format_exc())

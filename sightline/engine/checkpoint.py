@@ -90,16 +90,11 @@ class Manifest(Config):
     improved: tuple[str, ...]
     """Notes of the meanings of best by which it was better than every checkpoint before."""
     reason: str
-    """Why it was taken, e.g. ``epoch`` or ``signal``."""
+    """Why it was taken: ``epoch``, ``steps``, ``minutes`` or ``request``, or how the session ended."""
     files: dict[FileName, FileEntry]
     """Size and hash of the other files."""
     state: dict[str, Any]
     """What the engine wants back."""
-
-    @property
-    def total_bytes(self) -> int:
-        """Size of the tensor files."""
-        return sum(entry.bytes for entry in self.files.values())
 
 
 def folder_name(step: int) -> str:

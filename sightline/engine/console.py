@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from sightline.config.printable import counted
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.log import LogRow
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 BAR_SECONDS = 0.2
 """Least time between two updates of the bar."""
 BAR_COLUMNS = 14
+_log = logging.getLogger("sightline.console")
 
 
 class Console(Callback):
@@ -34,6 +37,8 @@ class Console(Callback):
     def __init__(self, stream: TextIO | None = None, *, is_terminal: bool | None = None) -> None:
         self.stream = stream if stream is not None else sys.stdout
         self.is_terminal = self.stream.isatty() if is_terminal is None else is_terminal
+        self.level = logging.INFO
+        """What weighs less is not shown, the bar included; see ``log.level``. The run's log has it all the same."""
         self._unit = "samples"
         self._headline: Sequence[str] = ()
         self._bar: Bar | None = None
@@ -47,7 +52,13 @@ class Console(Callback):
         """What samples are called, and which figures of an evaluation to show (all when empty): see ``Problem``."""
         self._unit, self._headline = unit, headline
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, *, level: int = logging.INFO) -> None:
+        """Print lines above the bar, and write them into the run's log."""
+        _log.log(level, "%s", text)
+        if level >= self.level:
+            self.show(text)
+
+    def show(self, text: str) -> None:
         """Print lines above the bar."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -57,7 +68,7 @@ class Console(Callback):
     @contextmanager
     def working(self, text: str) -> Iterator[None]:
         """Say what takes so long, while it does; on a terminal only, since it is gone afterwards."""
-        if not self.is_terminal:
+        if not self.is_terminal or self.level > logging.INFO:
             yield
             return
         from rich.console import Console as RichConsole
@@ -69,7 +80,7 @@ class Console(Callback):
         """Show the bar."""
         self._total_steps, self._epochs = training.plan.length.steps, training.plan.length.epochs
         self._started = time.monotonic()
-        if not self.is_terminal:
+        if not self.is_terminal or self.level > logging.INFO:
             return
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -102,13 +113,15 @@ class Console(Callback):
         self._show(training.step, epoch, "evaluating or saving ...")
 
     def write(self, row: LogRow) -> None:
-        """Take the logger's rows; piped output gets a line for each training row."""
+        """Take the logger's rows; piped output and the run's log get a line for each training row."""
         if row.kind != "train":
             return
         self._row = row
+        line = f"epoch {row.epoch + 1}/{self._epochs} step {row.step}/{self._total_steps}  {self._text(digits=4)}"
         if self._bar is None:
-            where = f"epoch {row.epoch + 1}/{self._epochs} step {row.step}/{self._total_steps}"
-            self.say(f"{where}  {self._text(digits=4)}")
+            self.say(line)
+        else:
+            _log.info("%s", line)
 
     def on_evaluation_start(self, training: Training) -> None:
         """One in the middle of an epoch takes its time too."""
@@ -129,7 +142,8 @@ class Console(Callback):
             self._bar.stop()
             self._bar = None
         if outcome == "done":
-            self.say(f"done: {training.step:,} steps; this session took {duration(time.monotonic() - self._started)}")
+            took = duration(time.monotonic() - self._started)
+            self.say(f"done: {counted(training.step, 'step')}; this session took {took}")
 
     def _show(self, step: int, epoch: int, text: str) -> None:
         if self._bar is not None:

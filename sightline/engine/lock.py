@@ -47,8 +47,6 @@ class RunLock:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.took_over: Holder | None = None
-        """Who held the lock and died without giving it back; known after ``acquire``."""
         self._lock = FileLock(run_dir / LOCK_FILE)
 
     def acquire(self) -> Self:
@@ -70,7 +68,7 @@ class RunLock:
                 "Check the folder's owner and permissions, or give another one: --out DIR."
             ) from error
         try:
-            self.took_over = self._left_behind()
+            self._refuse_living_stranger()
             holder = Holder(process=ProcessIdentity.here(), since=time.time())
             replace_file(self.run_dir / HOLDER_FILE, holder.model_dump_json().encode() + b"\n", durable=False)
         except OSError as error:
@@ -90,11 +88,14 @@ class RunLock:
             (self.run_dir / HOLDER_FILE).unlink(missing_ok=True)
             self._lock.release()
 
-    def _left_behind(self) -> Holder | None:
-        """The holder that never gave the lock back.
+    def _refuse_living_stranger(self) -> None:
+        """See whether the holder that never gave the lock back works on another machine.
 
         The kernel's lock tells the truth on this machine. A shared folder may be written from another
         machine whose locks are not seen here, so there a fresh heartbeat counts as a living holder.
+
+        Raises:
+            RunError: It seems to be alive.
         """
         holder = read_holder(self.run_dir)
         if holder is not None and holder.process.boot != boot_id():
@@ -106,7 +107,6 @@ class RunLock:
                 and time.time() - status.updated < STALE_SECONDS
             ):
                 raise self._in_use(f"{holder} (if it was killed, try again in {STALE_SECONDS:.0f} seconds)")
-        return holder
 
     def _in_use(self, holder: str) -> RunError:
         return RunError(

@@ -24,6 +24,9 @@ from sightline.engine.trackers.config import MlflowConfig, TrackerName, WandbCon
 class LogConfig(Config):
     """What is written down, and how often."""
 
+    level: Literal["DEBUG", "INFO", "WARNING"] = "INFO"
+    """What the console shows: WARNING neither progress nor figures, DEBUG more. The run's log.txt holds INFO in any
+    case."""
     every_steps: PositiveInt = 10
     """Optimizer steps per row of metrics.jsonl and the trackers, and per line when the output is piped."""
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
@@ -143,6 +146,16 @@ class Logger(Callback):
         """Add up; at the interval, write a row."""
         if self._sums_are_loaded:
             self._sums, self._sums_are_loaded = [total.to(training.device) for total in self._sums], False
+        self._norm = None
+        if not training.guard.left_out:  # a step that was left out would spoil the means
+            self._add(report)
+        self._samples += report.num_samples
+        if self._time_left is not None:
+            self._time_left.step(training.iteration, time.perf_counter())
+        if report.step % self.config.every_steps == 0:
+            self._emit(training, report)
+
+    def _add(self, report: StepReport) -> None:
         if list(report.losses) == self._names:
             torch._foreach_add_(self._sums, list(report.losses.values()))
         else:  # the first step of an interval, or a step whose task left a loss out
@@ -152,11 +165,6 @@ class Logger(Callback):
             self._names, self._sums = list(sums), list(sums.values())
         self._norm = report.grad_norm
         self._steps += 1
-        self._samples += report.num_samples
-        if self._time_left is not None:
-            self._time_left.step(training.iteration, time.perf_counter())
-        if report.step % self.config.every_steps == 0:
-            self._emit(training, report)
 
     def on_epoch_end(self, training: Training, epoch: int) -> None:
         """What follows until the next step is no training time."""
@@ -183,7 +191,8 @@ class Logger(Callback):
     def _emit(self, training: Training, report: StepReport) -> None:
         means = [float(value) / self._steps for value in self._sums]
         values = {f"loss/{name}": mean for name, mean in zip(self._names, means, strict=True)}
-        values["loss"] = sum(means)
+        if means:
+            values["loss"] = sum(means)
         for group, now in zip(training.optimizer.groups, report.values, strict=True):
             values[f"lr/{group.rule.name}"] = now.lr
         if self._norm is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from sightline.engine.accumulation import AccumulationPlan
 from sightline.engine.callback import Callback, StepReport
 from sightline.engine.clip import clip_grad_norm
+from sightline.engine.culprit import first_culprit
 from sightline.engine.ema import Ema
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.optim import Optimizer
@@ -96,6 +98,7 @@ def train(
             stopwatch.lap("backward")
             precision.backward(losses, part.weight)
         window.append((processes.mean(losses), part.weight))
+        t.guard.meet(window[-1][0], partial(first_culprit, t, batch, t.iteration))
         sample_ids += tuple(fetched.batch.sample_ids)
         num_samples += part.samples
         t.iteration += 1
@@ -106,7 +109,7 @@ def train(
         gradients = t.optimizer.gradients()
         overflow = precision.unscale(gradients)
         norm = clip_grad_norm(gradients, t.max_grad_norm) if measures_norm else None
-        bad = t.guard.look(window, None if precision.scaler else norm, step=t.step, sample_ids=sample_ids)
+        bad = t.guard.look(None if precision.scaler else norm, step=t.step, sample_ids=sample_ids)
         found_inf = bad if overflow is None else overflow if bad is None else torch.maximum(bad, overflow)
         values = t.schedule.at(Progress(t.iteration - 1, t.step, fetched.epoch))
         t.optimizer.step(values, found_inf=found_inf)
@@ -116,6 +119,7 @@ def train(
         if ema is not None:
             ema.update()
         t.step += 1
+        t.guard.keep_or_return(t.step, sample_ids)
 
         report = StepReport(t.step, fetched.epoch, _mean_losses(window), norm, values, sample_ids, num_samples)
         window, sample_ids, num_samples = [], (), 0

@@ -46,18 +46,19 @@ class OptimizerConfig(Config):
     groups: tuple[GroupRule, ...] = ALL_ALIKE
     """Rules of the parameter groups; every trainable parameter belongs to exactly one."""
 
+    @classmethod
+    def useless(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """What belongs to the other kinds."""
+        return ("beta2", "eps") if values.get("kind", "sgd") == "sgd" else ("nesterov",)
+
     @model_validator(mode="after")
     def _every_key_is_used(self) -> Self:
-        if self.kind == "sgd":
-            for key in ("beta2", "eps"):
-                if getattr(self, key) is not None:
-                    raise ValueError(f"{key} does nothing in 'sgd'; it belongs to adam and adamw.")
-            if self.nesterov and self.momentum == 0:
-                raise ValueError("nesterov needs a momentum above 0.")
-        elif self.nesterov:
-            raise ValueError(
-                f"nesterov does nothing in {self.kind!r}; it belongs to sgd. Add optimizer.nesterov=false."
-            )
+        for key in self.useless({"kind": self.kind}):
+            if getattr(self, key) is not None and getattr(self, key) is not False:
+                owner = "adam and adamw" if self.kind == "sgd" else "sgd"
+                raise ValueError(f"{key} does nothing in {self.kind!r}; it belongs to {owner}. Leave it out.")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0.")
         names = [rule.name for rule in self.groups]
         if len(set(names)) != len(names):
             raise ValueError(f"groups: names must differ, got {names}.")

@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from sightline.config.base import Config
 from sightline.config.errors import ConfigError, did_you_mean
+from sightline.config.printable import counted
 
 
 class BestBy(Config):
@@ -136,13 +137,13 @@ class Saved:
 
 
 def ranked(saved: Sequence[Saved], by: BestBy) -> list[Saved]:
-    """Best first; checkpoints without the figure, or where it is NaN, are left out."""
+    """Best first; checkpoints without the figure, or where it is NaN or infinite, are left out."""
     sign = -1 if by.direction == "max" else 1
     age = 1 if by.ties == "earliest" else -1
     found = []
     for one in saved:
         value = one.metrics.get(_name(by, one.metrics), math.nan)
-        if not math.isnan(value):
+        if math.isfinite(value):
             found.append((sign * value, age * one.step, one))
     return [one for _, _, one in sorted(found, key=lambda entry: entry[:2])]
 
@@ -235,7 +236,8 @@ class DiskUse:
     bytes: int
 
     def __str__(self) -> str:
-        return f"{self.count} checkpoints, {self.bytes / 1e9:.2f} GB"
+        size = f"{self.bytes / 1e9:.2f} GB" if self.bytes >= 1e9 else f"{math.ceil(self.bytes / 1e6):,} MB"
+        return f"{counted(self.count, 'checkpoint')}, {size}"
 
 
 def disk_use(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from sightline.config.base import Config
 from sightline.config.override import expand_path
@@ -22,6 +22,7 @@ from sightline.engine.log import LogConfig
 from sightline.engine.optim import OptimizerConfig
 from sightline.engine.processes import WHOLE, Share
 from sightline.engine.retention import CheckpointConfig
+from sightline.engine.rollback import RollbackConfig
 from sightline.engine.schedule import ScheduleConfig
 from sightline.engine.task import Loader, Task
 from sightline.engine.user_callbacks import CallbackConfig, as_list
@@ -31,10 +32,16 @@ PathText = Annotated[Path, BeforeValidator(expand_path)]
 """A path; ``~`` and environment variables are expanded."""
 
 
-def _known_device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
-        raise ValueError(f"no device {name!r}; give auto, cpu, cuda, cuda:0 (the first GPU), cuda:1, ... or mps")
-    return name
+def _known_device(name: object) -> object:
+    if isinstance(name, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        return name
+    numbers = re.findall(r"\d+", str(name))
+    cure = "give auto, cpu, cuda, cuda:0 (the first GPU), cuda:1, ... or mps"
+    if len(numbers) == 1 and str(name) == numbers[0]:
+        cure = f"the GPU of that number is cuda:{numbers[0]}"
+    elif len(numbers) > 1:
+        cure = f"for a process on each of {len(numbers)} GPUs give devices={len(numbers)}"
+    raise ValueError(f"no device {name!r}; {cure}")
 
 
 def _as_list(value: object) -> object:
@@ -48,7 +55,8 @@ class Problem:
     task: Task
     train_loader: Loader | None
     """None where nothing is trained."""
-    eval_loader: Loader | None
+    eval_loader: Loader | None = None
+    """None where nothing is evaluated."""
     messages: Sequence[str] = ()
     """What the user should know about the data: counts, faults, skipped samples."""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -81,7 +89,7 @@ class RunConfig(Config):
     """Learning rate that the schedule and the parameter groups multiply."""
     seed: NonNegativeInt = 0
     """Decides every random number of the run."""
-    device: Annotated[str, AfterValidator(_known_device)] = "auto"
+    device: Annotated[str, BeforeValidator(_known_device)] = "auto"
     """auto takes the first GPU, or the CPU where there is none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward pass; weights, averages and checkpoints stay in fp32. auto becomes bf16 where the
@@ -110,8 +118,10 @@ class RunConfig(Config):
     """Use only so many training and evaluation batches per epoch: a quick run through the whole path."""
     max_grad_norm: PositiveFloat | None = None
     """Scale the gradients of a step down to this global norm."""
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    """When a loss or gradient becomes NaN or infinite: stop with its step and sample ids, or leave the step out."""
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """When a loss or gradient becomes NaN or infinite: stop, naming tensor, step and samples; leave the step out; or
+    return to the last good state, kept in memory, and go on with the next samples."""
+    rollback: RollbackConfig = RollbackConfig()
     threads: PositiveInt | None = None
     """CPU threads of the arithmetic; all cores when left out."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -169,6 +179,8 @@ class RunConfig(Config):
             idle["optimizer.decay_follows_batch"] = "there is no accumulation.nominal_batch_size"
         if "tensorboard" not in self.log.trackers:
             idle["histograms"] = "they are shown by TensorBoard, which log.trackers does not name"
+        if self.on_nonfinite != "rollback":
+            idle["rollback"] = f"nothing is rolled back (on_nonfinite={self.on_nonfinite})"
         if self.weights is None:
             idle["partial_weights"] = "there are no weights to start from (weights=null)"
         return idle

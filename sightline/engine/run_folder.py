@@ -4,6 +4,7 @@ import os
 import re
 from itertools import count
 from pathlib import Path
+from shlex import quote
 
 from sightline.config.errors import RunError, did_you_mean
 from sightline.engine.atomic_file import WRITING
@@ -98,7 +99,7 @@ def existing_run(path: Path) -> Path:
     inside = _runs_in(path)
     if inside:
         count = "a run" if len(inside) == 1 else f"{len(inside)} runs"
-        raise RunError(f"{path}: holds {count}. Give the run itself, such as {path / inside[-1]}.")
+        raise RunError(f"{path}: holds {count}. Give the run itself, such as {quote(str(path / inside[-1]))}.")
     raise RunError(f"{path}: no run was started here. Give a folder that holds {RUN_FILE}, such as runs/RECIPE/1.")
 
 
@@ -111,7 +112,7 @@ def _named_folder(folder: Path) -> Path:
 def _refuse_taken(folder: Path) -> None:
     if is_run(folder):
         raise RunError(
-            f"{folder}: holds a run already. Continue it with 'sightline resume {folder}', "
+            f"{folder}: holds a run already. Continue it with: sightline resume {quote(str(folder))}, "
             "or give another folder: --out DIR."
         )
     if folder.exists() and not folder.is_dir():

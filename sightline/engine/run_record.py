@@ -78,6 +78,8 @@ class RunRecord(Config):
 
     version: Literal[1] = 1
     recipe: str = ""
+    configuration: str = ""
+    """Name of the class of the run's configuration."""
     sessions: tuple[Session, ...] = Field(min_length=1)
 
     @property
@@ -91,6 +93,7 @@ def start_session(
     *,
     command: Sequence[str] | None = None,
     recipe: str = "",
+    configuration: str = "",
     devices: Sequence[str] = (),
     from_step: int = 0,
     processes: int = 1,
@@ -103,6 +106,7 @@ def start_session(
         run_dir: The run's folder.
         command: The command line; this process's own by default.
         recipe: Name of the recipe of a new run.
+        configuration: Name of the class of its configuration.
         devices: Names of the devices.
         from_step: Steps that were taken before.
         processes: How many train together.
@@ -130,7 +134,9 @@ def start_session(
         environment=_allowed(os.environ if environment is None else environment),
     )
     sessions = (*before.sessions, session) if before else (session,)
-    record = RunRecord(recipe=before.recipe if before else recipe, sessions=sessions)
+    if before is not None:
+        recipe, configuration = before.recipe, before.configuration
+    record = RunRecord(recipe=recipe, configuration=configuration, sessions=sessions)
     _write(path, record)
     return record
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -14,11 +16,24 @@ from sightline.engine.checkpoint_reader import Checkpoint, load_tensors
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.copying import copy_exactly
 from sightline.engine.crew import Crew
+from sightline.engine.culprit import non_finite_names
+from sightline.engine.finite import NonFiniteError
 from sightline.engine.loop import Training
-from sightline.engine.metrics_log import MetricsLog
 from sightline.engine.processes import Processes
 from sightline.engine.retention import CheckpointConfig
 from sightline.engine.save_schedule import SaveSchedule
+
+LAST_GOOD = "last_good"
+"""File of a checkpoint: the state that a rollback returns to."""
+_log = logging.getLogger(__name__)
+
+
+class Log(Protocol):
+    """A file that grows with the run."""
+
+    path: Path
+    length: int
+    """Bytes written so far."""
 
 
 class Saver(Callback):
@@ -28,18 +43,20 @@ class Saver(Callback):
         self.writer = writer
         self.due = SaveSchedule(config, run_dir)
         self.crew = Crew([])
-        self.logs: dict[str, MetricsLog] = {}
+        self.logs: dict[str, Log] = {}
         self.saved_step = -1
+        self._never_finite: frozenset[str] = frozenset()
         self._metrics: dict[str, float] = {}
         self._evaluated_step = self._reported_step = -1
 
-    def watch(self, crew: Crew, *, logs: Mapping[str, MetricsLog]) -> None:
+    def watch(self, crew: Crew, *, logs: Mapping[str, Log]) -> None:
         """Keep the state of these callbacks and the lengths of these logs in every checkpoint."""
         self.crew = crew
         self.logs = dict(logs)
 
     def on_run_start(self, training: Training) -> None:
         """Get the memory for checkpoints; save if an evaluation that a stop had cut short was made up for just now."""
+        self._never_finite = frozenset(non_finite_names(training.task.state_dict()))
         self.writer.reserve(tensors_of(training))
         if self._reported_step == training.step == self.saved_step:
             self.saved_step = -1  # the checkpoint of this step lacks the figures
@@ -70,6 +87,8 @@ class Saver(Callback):
         if self.saved_step == training.step:
             return
         training.guard.check()
+        if not self._is_fit(training):
+            return
         self.writer.save(
             CheckpointState(
                 tensors=tensors_of(training),
@@ -87,13 +106,31 @@ class Saver(Callback):
             ends_epoch=training.ends_epoch,
             metrics=self._metrics if self._evaluated_step == training.step else None,
             reason=reason,
-            sync_first=[log.path for log in self.logs.values()],
+            sync_first=[log.path for log in self.logs.values() if log.length],
         )
         self.saved_step = training.step
 
+    def _is_fit(self, training: Training) -> bool:
+        """Whether the weights are finite. If not, older checkpoints stay the newest ones."""
+        bad = [name for name in non_finite_names(training.task.state_dict()) if name not in self._never_finite]
+        if not bad:
+            return True
+        text = f"weights became NaN or infinite before step {training.step}: {', '.join(bad[:3])}"
+        text += f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        if training.guard.last_good is None or training.step >= training.plan.length.steps:
+            raise NonFiniteError(f"{text}. No checkpoint was taken; older ones are whole.\n  Try a lower lr.")
+        _log.warning("%s; no checkpoint is taken", text)  # the next step will return to a good state
+        return False
+
 
 def tensors_of(training: Training) -> dict[str, dict[str, torch.Tensor]]:
-    """Everything of a training that is a tensor, by file."""
+    """Everything of a training that is a tensor, by file; with the state that a rollback returns to."""
+    tensors, kept = live_tensors(training), training.guard.last_good
+    return tensors if kept is None else {**tensors, LAST_GOOD: kept.state_tensors()}
+
+
+def live_tensors(training: Training) -> dict[str, dict[str, torch.Tensor]]:
+    """Every tensor that a step may change, by file."""
     tensors = {"model": training.task.state_dict(), "optimizer": training.optimizer.state_tensors()}
     if training.ema is not None:
         tensors["ema"] = training.ema.state_tensors()
@@ -124,11 +161,18 @@ def load_training(training: Training, checkpoint: Checkpoint) -> None:
     if training.precision.scaler is not None and "scaler" in tensors:
         training.precision.scaler.load_state_tensors(tensors["scaler"])
     training.guard.load_state(checkpoint.state["guard"])
+    kept = training.guard.last_good
+    if kept is not None and LAST_GOOD in tensors:
+        kept.load(tensors[LAST_GOOD], checkpoint.state["guard"]["last_good"])
+    elif kept is not None:  # the run has gone without until now
+        kept.keep(checkpoint.state["step"])
     training.step, training.iteration = checkpoint.state["step"], checkpoint.state["iteration"]
 
 
 def lead(training: Training, checkpoint: Checkpoint | None, processes: Processes) -> None:
     """Called by the first process once its training is loaded: bring all others to the same bits."""
+    if checkpoint is None and training.guard.last_good is not None:
+        training.guard.last_good.keep(training.step)
     if processes.share.count > 1:
         state = None if checkpoint is None else checkpoint.state
         processes.tell(state and {name: state[name] for name in ("step", "iteration", "ema_updates", "guard")})
@@ -144,6 +188,8 @@ def follow(training: Training, processes: Processes) -> None:
         if training.ema is not None:
             training.ema.updates = state["ema_updates"]
         training.guard.load_state(state["guard"])
+    elif training.guard.last_good is not None:
+        training.guard.last_good.keep(training.step)
 
 
 def _spread(training: Training, processes: Processes) -> None:

@@ -10,7 +10,7 @@ chain of them. A warm-up at the start of the run leads up to the regular values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Self
@@ -113,13 +113,18 @@ class PolicyConfig(Config):
     momentum_range: tuple[float, float] | None = None
     """one_cycle: lowest and highest momentum; when left out the momentum stays as the optimizer has it."""
 
+    @classmethod
+    def useless(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """What belongs to other kinds of curves."""
+        return tuple(key for key, kinds in _USED_BY.items() if values.get("kind", "constant") not in kinds)
+
     @model_validator(mode="after")
     def _every_key_is_used(self) -> Self:
-        for key, kinds in _USED_BY.items():
-            if getattr(self, key) is not None and self.kind not in kinds:
+        for key in PolicyConfig.useless({"kind": self.kind}):
+            if getattr(self, key) is not None:
                 raise ValueError(
-                    f"{key} does nothing in a {self.kind!r} policy; it belongs to {', '.join(kinds)}. "
-                    f"Leave it out ({key}=null) or change kind."
+                    f"{key} does nothing in a {self.kind!r} policy; it belongs to {', '.join(_USED_BY[key])}. "
+                    "Leave it out, or change kind."
                 )
         if self.kind == "step" and (self.milestones is None) == (self.every is None):
             raise ValueError("a 'step' policy needs either milestones or every, and not both.")
@@ -150,12 +155,16 @@ class WarmupConfig(Config):
     momentum: float | None = Field(None, ge=0, lt=1)
     """Start value of the momentum; when left out the momentum has no warm-up."""
 
+    @classmethod
+    def useless(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """Start and limit of a warm-up that has no length."""
+        return () if values.get("epochs") or values.get("iterations") else ("max_fraction", "bias_lr", "momentum")
+
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        if not self.epochs and not self.iterations:
-            for key in ("max_fraction", "bias_lr", "momentum"):
-                if getattr(self, key) is not None:
-                    raise ValueError(f"{key} does nothing without epochs or iterations of warm-up.")
+        for key in self.useless({"epochs": self.epochs, "iterations": self.iterations}):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} does nothing without epochs or iterations of warm-up.")
         if self.kind == "exponential" and (self.start_factor == 0 or self.bias_lr == 0 or self.momentum == 0):
             raise ValueError("an exponential warm-up cannot start at 0: give start_factor, e.g. 0.001.")
         return self
@@ -186,6 +195,12 @@ class ScheduleConfig(PolicyConfig):
     """The first iterations."""
     chain: tuple[PolicyConfig, ...] = ()
     """Later policies; each takes over at its ``begin``, where the one before it ends."""
+
+    @classmethod
+    def useless(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """What belongs to other kinds of curves, and a late count of epochs where only one curve is, by steps."""
+        alone_by_steps = values.get("interval", "iteration") != "epoch" and not values.get("chain")
+        return (*super().useless(values), *(("epochs_late",) if alone_by_steps else ()))
 
     @model_validator(mode="after")
     def _links_follow_each_other(self) -> Self:

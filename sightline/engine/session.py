@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -13,6 +14,7 @@ import torch
 
 from sightline.config.errors import ConfigError, RunError
 from sightline.config.override import leaves
+from sightline.config.printable import counted
 from sightline.engine.accumulation import plan_run
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.checkpoint_reader import Checkpoint, find_checkpoints, newest_whole, set_aside
@@ -26,6 +28,7 @@ from sightline.engine.evaluation import EvaluateConfig, Evaluator
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.freeze import freeze
 from sightline.engine.gallery import Gallery
+from sightline.engine.going_on import class_name, how_to_resume
 from sightline.engine.histograms import Histograms
 from sightline.engine.launch import Launch, find_launch
 from sightline.engine.limited_loader import limited
@@ -33,14 +36,16 @@ from sightline.engine.lock import RunLock
 from sightline.engine.log import Logger, LogRow, Sink
 from sightline.engine.loop import Training, train
 from sightline.engine.metrics_log import METRICS_FILE, TIMING_FILE, MetricsLog, cut_back_to_length, cut_back_to_step
+from sightline.engine.nonfinite_log import NONFINITE_FILE, NonFiniteLog
 from sightline.engine.optim import build_optimizer
 from sightline.engine.precision import Precision, fastest_precision, to_channels_last
 from sightline.engine.processes import ALONE, JoinedProcesses, Processes
 from sightline.engine.profiler import Profiler
+from sightline.engine.rollback import LastGood
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.run_folder import is_run
 from sightline.engine.run_record import read_record
-from sightline.engine.saving import Saver, follow, lead, load_training
+from sightline.engine.saving import Saver, follow, lead, live_tensors, load_training
 from sightline.engine.schedule import Schedule
 from sightline.engine.start_weights import start_from_weights
 from sightline.engine.status import Heartbeat
@@ -89,7 +94,8 @@ def pick_device(name: str, launch: Launch | None = None) -> torch.device:
             "Use device=cpu, or install a driver and a PyTorch build for your GPU."
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device={name}: there are {torch.cuda.device_count()} GPUs, counted from 0.")
+        there = counted(torch.cuda.device_count(), "GPU")
+        raise ConfigError(f"device={name}: this machine has {there}, counted from 0. Use device=cuda:0 or device=cpu.")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device=mps: PyTorch finds no Apple GPU on this machine. Use device=cpu.")
     return device
@@ -206,7 +212,7 @@ def build_training(
         rules=config.optimizer.groups,
         length=plan.length,
     )
-    return Training(
+    training = Training(
         task=task,
         module=task,
         processes=processes,
@@ -214,13 +220,16 @@ def build_training(
         schedule=schedule,
         plan=plan,
         precision=precision,
-        guard=FiniteGuard(config.on_nonfinite, device=device, buffers=list(task.buffers())),
+        guard=FiniteGuard(config.on_nonfinite, device=device, buffers=list(task.buffers()), processes=processes),
         device=device,
         seed=config.seed,
         ema=Ema(config.ema, task, constant=frozen) if config.ema is not None else None,
         max_grad_norm=config.max_grad_norm,
-        measure_grad_norm=config.log.grad_norm,
+        measure_grad_norm=config.log.grad_norm or config.on_nonfinite != "stop",
     )
+    if config.on_nonfinite == "rollback":
+        training.guard.last_good = LastGood(config.rollback, partial(live_tensors, training), training.ema)
+    return training
 
 
 class _LogSink:
@@ -338,8 +347,9 @@ def run_session(
                 why = "" if took_all or early_stop is None else f"; {early_stop.reason}"
                 longer = f"epochs={training.epoch * 2 or 2}" if took_all else "early_stopping=null"
                 raise RunError(
-                    f"{run_dir}: this run is finished ({training.step} steps, {training.epoch} epochs{why}). "
-                    f"To train longer: sightline resume {run_dir} {longer}"
+                    f"{run_dir}: this run is finished ({counted(training.step, 'step')}, "
+                    f"{counted(training.epoch, 'epoch')}{why}). "
+                    f"To train longer: {how_to_resume(run_dir, class_name(type(config)), longer)}"
                 )
             for folder in set_aside(run_dir, after_step=checkpoint.step):
                 console.say(f"set aside {folder}: its steps are taken anew")
@@ -350,7 +360,7 @@ def run_session(
         else:
             if resume:
                 console.say(f"{run_dir}: was ended before its first checkpoint; it starts again at step 0")
-            for name in (METRICS_FILE, TIMING_FILE):
+            for name in (METRICS_FILE, TIMING_FILE, NONFINITE_FILE):
                 cut_back_to_length(run_dir / name, 0)
         if checkpoint is None and config.weights is not None:
             started = start_from_weights(training, config.weights, partly=config.partial_weights)
@@ -411,7 +421,9 @@ def run_session(
             every.append(evaluator)
         every += [saver, EpochClock(timing_log, say=console.say)]
         crew = Crew(every, stopwatch=stopwatch)
-        saver.watch(crew, logs={METRICS_FILE: metrics_log})
+        nonfinite_log = NonFiniteLog(run_dir, console.say)
+        training.guard.tell = nonfinite_log.add
+        saver.watch(crew, logs={METRICS_FILE: metrics_log, NONFINITE_FILE: nonfinite_log})
         states = processes.tell(None if checkpoint is None else checkpoint.state["callbacks"])
         if checkpoint is not None:
             crew.load_states(states)

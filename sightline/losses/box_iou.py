@@ -68,8 +68,3 @@ def paired_overlap(boxes_a: Tensor, boxes_b: Tensor, *, kind: Overlap = "iou", e
     aspect = 4 / math.pi**2 * angles.square()
     weight = (aspect / (aspect - iou + (1 + eps))).detach()
     return iou - (distance + weight * aspect)
-
-
-def box_overlap_loss(boxes_xyxy: Tensor, targets_xyxy: Tensor, *, kind: Overlap = "ciou", eps: float = 1e-7) -> Tensor:
-    """One minus ``paired_overlap``, not reduced: (N, 4) and (N, 4) to (N,)."""
-    return 1 - paired_overlap(boxes_xyxy, targets_xyxy, kind=kind, eps=eps)

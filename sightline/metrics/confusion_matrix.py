@@ -84,8 +84,3 @@ class ConfusionMatrix:
         """Add the counts of other processes."""
         for other in others:
             self.counts += other.counts
-
-    def by_truth(self) -> Array:
-        """(K + 1, K + 1) float64: every column divided by its sum, the share of each answer; 0 where it is empty."""
-        shares: Array = self.counts / np.maximum(self.counts.sum(axis=0, keepdims=True), 1)
-        return shares

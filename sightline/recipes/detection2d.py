@@ -6,13 +6,12 @@ import abc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self, cast
 
-import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
 from sightline.config.base import Config
 from sightline.config.errors import DataError
-from sightline.config.printable import printable
+from sightline.config.printable import counted, printable
 from sightline.data.annotations import ImageAnnotations, content_key
 from sightline.data.faults import enforce
 from sightline.data.formats import open_dataset
@@ -26,6 +25,7 @@ from sightline.data.world.embedded import embedded_world
 from sightline.engine.finding import DataReview
 from sightline.engine.processes import WHOLE, Share
 from sightline.engine.run_config import PathText, Problem, RunConfig
+from sightline.engine.seed import seed_everything
 from sightline.tasks.detection2d import Detection2D, Detector2D
 
 
@@ -103,7 +103,7 @@ class Detection2DRun(RunConfig, abc.ABC):
         messages = [str(fault) for fault in source.faults]
         val = self.read_split(source, self.data.val_split, messages)
         train = self.read_split(source, self.data.train_split, messages) if training else None
-        torch.manual_seed(self.seed)
+        seed_everything(self.seed)
         detector = self.build_detector(len(val.class_names))
         return Problem(
             task=Detection2D(detector, class_names=val.class_names, annotations=val),
@@ -156,7 +156,7 @@ class Detection2DRun(RunConfig, abc.ABC):
         if len(annotations) == 0:
             raise DataError(f"{source.path}: the split {split!r} has no images. Splits: {', '.join(source.splits)}.")
         if len(annotations.labels) == 0:
-            raise DataError(f"{source.path}: none of the {len(annotations)} images of {split!r} has a label.")
+            raise DataError(f"{source.path}: none of {counted(len(annotations), 'image')} of {split!r} has a label.")
         return annotations
 
     def _train_loader(self, annotations: ImageAnnotations, share: Share) -> BatchLoader:

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from sightline.config.errors import UserError
-from sightline.config.printable import printable
+from sightline.config.printable import counted, printable
 from sightline.data.annotations import Fault, ImageAnnotations
+from sightline.data.cache_folder import cache_folder
 from sightline.data.check import readable_images
 from sightline.data.decode import decode_bytes, read_image_bytes
 from sightline.data.draws import epoch_order
-from sightline.data.faults import KINDS, by_kind, counted, make_fault
+from sightline.data.faults import KINDS, by_kind, make_fault
 from sightline.data.formats.source import DataSource
 from sightline.data.image_header import ImageError
 from sightline.data.image_source import fitting_size
-from sightline.data.packed_images import default_folder
 from sightline.data.transforms.image import resized_hw
 from sightline.engine.finding import DataReview, Finding, Weight
 
@@ -204,7 +204,7 @@ def _caches(config: Detection2DRun, splits: Sequence[ImageAnnotations]) -> tuple
     sizes = sizes[(sizes > 0).all(axis=1)]
     total = sum(3 * h * w for h, w in (resized_hw((int(h), int(w)), config.image_size) for h, w in sizes))
     if config.data.cache == "disk":
-        return {}, {default_folder(): total}
+        return {}, {cache_folder(): total}
     copies = config.workers if config.data.loader == "processes" and config.workers else 1
     return {"data.cache=ram": total * copies}, {}
 

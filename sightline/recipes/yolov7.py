@@ -44,6 +44,7 @@ def yolov7_tiny() -> YOLOv7Run:
     and 0.727 with one seed. In a run this short most steps are warm-up: see ``yolov7_tiny_small``.
     """
     return YOLOv7Run(
+        recipe="yolov7-tiny",
         epochs=300,
         batch_size=16,
         lr=0.01,
@@ -78,6 +79,7 @@ def yolov7() -> YOLOv7Run:
     """YOLOv7 as published, from scratch: 36.9 M parameters when fused."""
     base = yolov7_tiny()
     return base.but(
+        recipe="yolov7",
         schedule=base.schedule.but(final=0.1),
         augment=base.augment.but(mixup=0.15, translate=0.2, scale=(0.1, 2.0)),
         model=YOLOv7Config(
@@ -97,6 +99,7 @@ def yolov7_tiny_small() -> YOLOv7Run:
     """
     base = yolov7_tiny()
     return base.but(
+        recipe="yolov7-tiny-small",
         epochs=60,
         batch_size=8,
         image_size=320,
@@ -120,6 +123,7 @@ def yolov7_tiny_world() -> YOLOv7Run:
     """
     base = yolov7_tiny_small()
     return base.but(
+        recipe="yolov7-tiny-world",
         epochs=16,
         schedule=ScheduleConfig(kind="one_cycle", rise=0.15, final=1e-3),
         augment=ImageAugmentConfig(mosaic=0.0, scale=(0.75, 1.35)),

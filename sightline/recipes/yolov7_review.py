@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from sightline.data.faults import counted
+from sightline.config.printable import counted
 from sightline.data.image_source import ImageTrainSource
 from sightline.data.loader import BatchLoader
 from sightline.engine.finding import Finding

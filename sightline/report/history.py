@@ -63,6 +63,13 @@ class RunFiles:
                 best, found = sign * value, row
         return found
 
+    @property
+    def main_figure(self) -> str:
+        """The figure by which the run calls an evaluation best: that of its configuration, or the first."""
+        named = self._best_by().get("metric")
+        first = (name for row in self.rows if row.kind == "eval" for name in row.values)
+        return str(named) if named else next(first, "")
+
     def _best_by(self) -> dict[str, Any]:
         """``metric``, ``direction`` and ``ties``, as far as the configuration can be read."""
         try:

@@ -1,5 +1,7 @@
 """Runs from Python: the same as from the command line."""
 
+import hashlib
+import importlib
 import json
 import socket
 import subprocess
@@ -12,15 +14,24 @@ import pytest
 import sightline
 from sightline import api
 from sightline.config.errors import ConfigError, DataError, RunError
+from sightline.recipes import RECIPES, recipe
+from sightline.recipes.yolov7 import yolov7_tiny
 from tests.cli.tool import RECIPE, TINY, files_in, without_report
 from tests.cli.tool import sightline as command
 from tests.conftest import quiet
+from tests.engine.toy import toy_run
 
 RUN = f"runs/{RECIPE}/1"
 
 
 def rows_of(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights_of(run):
+    """SHA-256 of all weights of the newest checkpoint, averages and optimizer included."""
+    newest = sorted((run / "checkpoints").glob("step_*"))[-1]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in newest.glob("*.safetensors")}
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -42,16 +53,45 @@ def test_training_from_python_gives_the_bits_of_the_command_line(workplace, tmp_
         result = sightline.train(RECIPE, data="city", changes=list(TINY), out=tmp_path / "run", console=quiet())
     assert (result.exit_code, result.step, result.run_dir) == (0, 4, tmp_path / "run")
     assert rows_of(result.run_dir) == rows_of(workplace / RUN)
+    assert weights_of(result.run_dir) == weights_of(workplace / RUN)
     assert result.metrics == rows_of(workplace / RUN)[-1]["values"]
 
 
-def test_a_whole_configuration_trains_too(workplace, tmp_path):
-    config, _ = api.resolve(RECIPE, TINY, data=workplace / "city")
+def test_a_whole_configuration_takes_data_and_changes_like_a_name(workplace, tmp_path):
     with without_report():
-        result = sightline.train(config.but(seed=4), out=tmp_path / "run", console=quiet())
-    assert result.exit_code == 0
-    with pytest.raises(ConfigError, match=r"config\.but"):
-        sightline.train(config, changes=["seed=4"])
+        result = sightline.train(
+            yolov7_tiny(), data=workplace / "city", changes=TINY, out=tmp_path / "run", console=quiet()
+        )
+    assert rows_of(result.run_dir) == rows_of(workplace / RUN)
+    assert weights_of(result.run_dir) == weights_of(workplace / RUN)
+    changed = yolov7_tiny().but(epochs=2, batch_size=4)
+    config, origins = api.resolve(changed, ["batch_size=2"], data=workplace / "city")
+    assert (config.epochs, config.batch_size, config.data.path) == (2, 2, workplace / "city")
+    assert origins == {"batch_size": "command line", "data.path": "--data"}
+    assert api.resolve(changed)[0] is changed
+
+
+@pytest.mark.parametrize(
+    "call, error, words",
+    [
+        (lambda config: sightline.train(config, changes=["epohcs=3"]), ConfigError, "epochs"),
+        (lambda config: sightline.train(config, data="nowhere"), DataError, "nowhere"),
+        (lambda config: sightline.train(config, data="x", changes=["data.path=y"]), ConfigError, "twice"),
+        (lambda config: sightline.train(config, changes=["recipe=yolov7"]), ConfigError, "the recipe is no key"),
+        (lambda config: sightline.train(toy_run(), data="nowhere"), ConfigError, "ToyRun has no key data.path"),
+        (lambda config: api.resolve(config, from_run="x"), ConfigError, "not both"),
+    ],
+)
+def test_mistakes_in_changes_of_a_configuration_are_those_of_a_name(call, error, words, tmp_path):
+    with chdir(tmp_path), pytest.raises(error, match=words):
+        call(yolov7_tiny())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_is_a_function_that_knows_its_name():
+    for name, make in RECIPES.items():
+        assert make() == recipe(name)
+        assert getattr(importlib.import_module(make.__module__), name.replace("-", "_")) is make
 
 
 def test_a_longer_run_goes_on_from_the_end_of_the_shorter_one(workplace, tmp_path):

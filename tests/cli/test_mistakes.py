@@ -57,6 +57,9 @@ def messy(workplace, tmp_path_factory):
         shutil.copytree(folder / "city", folder / name)
         spoil(folder / name)
 
+    for name in ("annotations", "train2017", "Annotations", "JPEGImages"):
+        (folder / "mixed" / name).mkdir(parents=True)
+    (folder / "mixed" / "annotations" / "instances_train2017.json").write_text("{}")
     files = {
         "twice.yaml": f"recipe: {RECIPE}\nlr: 0.1\nlr: 0.2\n",
         "tag.yaml": f"recipe: {RECIPE}\nlr: !!python/object:os.system x\n",
@@ -101,6 +104,12 @@ MISTAKES = {
     "unknown rule inside a list": (f"{TRAIN} 'checkpoint.keep=[{{rule: lst}}]'", "'lst'", "Did you mean 'last'"),
     "top key put into a group": (f"{TRAIN} optimizer.lr=0.1", "'optimizer.lr'", "Did you mean 'lr'"),
     "key of another tool": (f"{TRAIN} imgsz=640", "'imgsz'", "Did you mean 'image_size'"),
+    "rate of another tool": (f"{TRAIN} learning_rate=0.1", "'learning_rate'", "Did you mean 'lr'"),
+    "decay of another tool": (f"{TRAIN} wd=0.1", "'wd'", "Did you mean 'optimizer.weight_decay'"),
+    "length of another tool": (f"{TRAIN} trainer.max_epochs=3", "'trainer.max_epochs'", "Did you mean 'epochs'"),
+    "key as an option": (f"{TRAIN} --epochs 3", "--epochs", "without dashes: epochs=3"),
+    "key of another tool as an option": (f"{TRAIN} --batch=16", "--batch", "without dashes: batch_size=16"),
+    "resume as an option": ("train --resume", "--resume", "sightline resume RUN"),
     "key of no tool": (f"{TRAIN} zzzzz=640", "'zzzzz'", "sightline list"),
     "word for a number": (f"{TRAIN} lr=abc", "lr: must be a valid number", "'abc'"),
     "fraction of an epoch": (f"{TRAIN} epochs=2.5", "epochs", "integer", "2.5"),
@@ -108,6 +117,21 @@ MISTAKES = {
     "negative rate": (f"{TRAIN} lr=-0.1", "lr", "greater than 0"),
     "share above one": (f"{TRAIN} augment.mosaic=1.5", "augment.mosaic", "less than or equal to 1"),
     "unknown choice": (f"{TRAIN} optimizer.kind=sdg", "'sgd', 'adam' or 'adamw'", "Did you mean 'sgd'"),
+    "end of a curve that has none": (
+        f"{TRAIN} schedule.kind=constant schedule.final=0.1",
+        "schedule.final does nothing in a 'constant' policy",
+        "Leave it out",
+    ),
+    "steps that nobody named": (
+        f"{TRAIN} schedule.kind=step",
+        "schedule: a 'step' policy needs",
+        "milestones or every",
+    ),
+    "momentum ahead of Adam": (
+        f"{TRAIN} optimizer.kind=adamw optimizer.nesterov=true",
+        "optimizer.nesterov does nothing in 'adamw'",
+        "Leave it out",
+    ),
     "group as a value": (f"{TRAIN} optimizer=adam", "'optimizer' is a group", "optimizer.kind"),
     "epochs and steps": (f"{TRAIN} epochs=3 steps=4", "either epochs or steps"),
     "a key twice": (f"{TRAIN} lr=0.1 lr=0.2", "lr is given twice", "0.1 and 0.2"),
@@ -146,6 +170,8 @@ MISTAKES = {
     # devices and sizes
     "no GPU": (f"{TRAIN} device=cuda", "device=cuda", "finds no GPU", "device=cpu"),
     "GPU that is not there": (f"{TRAIN} device=cuda:7", "device=cuda:7", "device=cpu"),
+    "number of a GPU": (f"{TRAIN} device=0", "no device 0", "cuda:0"),
+    "numbers of GPUs": (f"{TRAIN} device=0,1", "no device '0,1'", "devices=2"),
     "unknown device": (f"{TRAIN} device=gpu", "'gpu'", "cuda"),
     "size between strides": (f"{TRAIN} image_size=100 device=cpu", "100", "stride 32", "image_size=96"),
     # data
@@ -167,6 +193,10 @@ MISTAKES = {
     "syntax error in data.yaml": (f"train {RECIPE} --data bad_syntax {SMALL}", "data.yaml:5"),
     "tag in data.yaml": (f"train {RECIPE} --data tagged {SMALL}", "data.yaml:5", "refused"),
     "format that is not there": (f"{TRAIN} data.format=voc {SMALL}", "'voc'"),
+    "several formats": ("check mixed", "several formats: coco and voc", "data.format=coco", "--format coco"),
+    "format that there is none of": ("check city --format yol", "'yol'", "Did you mean 'yolo'"),
+    "format of a recipe": (f"check {RECIPE} --format yolo", "--format", "is for data sets"),
+    "split that is not there": (f"{TRAIN} {SMALL} data.val_split=held_out", "'held_out'", "data.val_split=", "--split"),
     "check of nothing": ("check nowhere", "nowhere", "no such file or folder"),
     # run folders
     "folder with a run": (f"{TRAIN} {SMALL} --out {RUN}", "holds a run already", f"sightline resume {RUN}"),
@@ -208,6 +238,9 @@ MISTAKES = {
     "unknown split": (f"eval {RUN} --split tset", "'tset'", "train, val"),
     "unknown checkpoint": (f"eval {RUN} --checkpoint 99", "'99'", "latest, best or one of these steps: 2, 4"),
     "changed model": (f"eval {RUN} model.width=0.25", "do not fit", "own configuration"),
+    "key that there is none of, of an evaluation": (f"eval {RUN} imgsz=320", "'imgsz'", "Did you mean 'image_size'"),
+    "key that there is none of, of a prediction": (f"predict {RUN} city imgsz=320", "'imgsz'", "'image_size'"),
+    "change that no prediction uses": (f"predict {RUN} city lr=0.1", "lr has no effect on a prediction", "image_size"),
     "change that nothing uses": (f"eval {RUN} lr=0.1", "lr has no effect on an evaluation", "image_size"),
     "other classes": (f"eval {RUN} --data other_classes", "cat, dog", "disc, square"),
     "other data missing": (f"eval {RUN} --data ciyt", "ciyt", "did you mean city"),
@@ -225,6 +258,9 @@ MISTAKES = {
     "result over its source": (f"predict {RUN} city/images/val --out city/images/val", "0.png, a source", "--out"),
     "result below a file": (f"predict {RUN} city/images/val --out plain.txt", "plain.txt", "no folder"),
     # everything else
+    "folder as the truth": ("score coco . found.json", "is a folder", "Give a file, such as found.json"),
+    "missing truth": ("score coco thruth.json found.json", "thruth.json", "Did you mean 'truth.json'"),
+    "missing detections": ("score coco truth.json foundd.json", "foundd.json", "Did you mean 'found.json'"),
     "swapped files": ("score coco found.json truth.json", "found.json"),
     "results of other images": ("score coco truth.json strange.json", "detections[0]", "image_id 6"),
     "keys of no recipe": ("list yolov7-tinny", "'yolov7-tiny'"),

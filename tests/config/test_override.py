@@ -1,20 +1,24 @@
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sightline.config.base import Config
 from sightline.config.errors import ConfigError
+from sightline.config.explain import keys_of
+from sightline.config.foreign_names import KEYS
 from sightline.config.override import (
     Change,
     apply_changes,
     changes_of,
     leaves,
+    nearest_key,
     parse_change,
     parse_value,
     refuse_contradictions,
     refuse_without_effect,
 )
+from sightline.recipes.detection2d import Detection2DRun
 
 
 class Inner(Config):
@@ -185,3 +189,71 @@ def test_leaves_list_every_value_once():
         "epochs": 3, "lr": 0.01, "name": "a", "inner.momentum": 0.9, "inner.betas": (0.9, 0.999),
         "average": None, "keep": (),
     }  # fmt: skip
+
+
+class Curve(Config):
+    """A group of which each kind has keys of its own."""
+
+    kind: Literal["flat", "falling"] = "flat"
+    slope: float | None = None
+
+    @classmethod
+    def useless(cls, values):
+        return ("slope",) if values.get("kind") == "flat" else ()
+
+    @model_validator(mode="after")
+    def _has_a_use(self):
+        if self.slope is not None and self.kind == "flat":
+            raise ValueError("slope does nothing in 'flat'.")
+        return self
+
+
+class Drawn(Config):
+    curve: Curve = Curve(kind="falling", slope=2.0)
+
+
+def drawn(*texts, base=()):
+    return apply_changes(Drawn(), [parse_change(t) for t in texts], base=[parse_change(t, origin="file") for t in base])
+
+
+def test_values_of_a_recipe_that_a_change_leaves_without_a_use_give_way():
+    config, origins = drawn("curve.kind=flat")
+    assert config.curve == Curve(kind="flat", slope=None)
+    assert origins == {"curve.kind": "command line", "curve.slope": "command line: no use with curve.kind=flat"}
+
+
+def test_values_of_the_base_give_way_like_those_of_the_recipe():
+    config, origins = drawn("curve={kind: flat}", base=["curve.slope=3"])
+    assert config.curve == Curve(kind="flat")
+    assert origins["curve.slope"] == "command line: no use with curve.kind=flat"
+
+
+def test_what_a_user_set_by_hand_does_not_give_way():
+    with pytest.raises(ConfigError, match=r"^command line: curve\.slope does nothing in 'flat'\.$"):
+        drawn("curve.kind=flat", "curve.slope=2")
+
+
+def test_what_still_has_its_use_stays():
+    config, origins = drawn("curve.kind=falling")
+    assert (config.curve.slope, list(origins)) == (2.0, ["curve.kind"])
+
+
+def test_names_of_other_tools_lead_to_ours():
+    known = ["lr", "epochs", "seed", "limit_batches", "optimizer.weight_decay", "other.momentum", "optimizer.momentum"]
+    meant = {
+        "learning_rate": "lr",
+        "lr0": "lr",
+        "wd": "optimizer.weight_decay",
+        "trainer.max_epochs": "epochs",
+        "Momentum": "optimizer.momentum",
+        "optimizer.momentun": "optimizer.momentum",
+        "speed": "seed",
+        "zzz": None,
+        "imgsz": None,  # no known key does that
+    }
+    assert {wrong: nearest_key(wrong, known) for wrong in meant} == meant
+
+
+def test_every_name_of_another_tool_leads_to_a_key_that_a_detector_has_and_is_none_itself():
+    known = set(keys_of(Detection2DRun))
+    assert {foreign: ours for foreign, ours in KEYS.items() if ours not in known or foreign in known} == {}

@@ -6,6 +6,10 @@ import cv2
 import numpy as np
 
 from sightline.data.annotations import ImageAnnotations, PackedStrings
+from sightline.data.transforms.augment import ImageAugmentConfig
+
+NO_AUGMENTATION = ImageAugmentConfig(mosaic=0, hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=(1, 1), flip_lr=0)
+"""Images as they are, resized and padded."""
 
 
 def smooth_image(seed, height, width):

@@ -17,9 +17,10 @@ import pytest
 from sightline.config.errors import ConfigError, DataError
 from sightline.data import packed_images
 from sightline.data.cache import RecentImages, open_images
+from sightline.data.cache_folder import cache_folder
 from sightline.data.image_reader import ImageReader
 from sightline.data.memory import Scratch
-from sightline.data.packed_images import PackedImages, default_folder, open_packed
+from sightline.data.packed_images import PackedImages, open_packed
 from tests.data.pictures import MIXED_SIZES, annotations_of, smooth_image, write_pictures
 
 ROOT = Path(__file__).parents[2]
@@ -196,7 +197,7 @@ def test_ram_that_is_too_small_is_refused(annotations, monkeypatch):
         available = 20_000
 
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory)
-    with pytest.raises(ConfigError, match=r"cache=ram needs 0.0 GiB for 8 images.*Use cache=disk"):
+    with pytest.raises(ConfigError, match=r"data\.cache=ram needs 0.0 GiB for 8 images.*Use data\.cache=disk"):
         open_images(ImageReader(annotations, 64), cache="ram")
 
 
@@ -317,14 +318,16 @@ def test_what_a_killed_writer_left_is_cleared_away(annotations, tmp_path):
     assert not [found for found in cache.iterdir() if found.name.startswith(".part")]
 
 
-def test_where_packed_files_go(monkeypatch, tmp_path):
+def test_everything_is_cached_in_one_folder_that_the_environment_names(monkeypatch, tmp_path):
     monkeypatch.setenv("SIGHTLINE_CACHE", "~/here")
-    assert default_folder() == Path.home() / "here"
+    assert cache_folder() == Path.home() / "here"
     monkeypatch.delenv("SIGHTLINE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "sightline"
+    assert cache_folder() == tmp_path / "sightline"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the standard
+    assert cache_folder() == Path.home() / ".cache" / "sightline"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_folder() == Path.home() / ".cache" / "sightline"
+    assert cache_folder() == Path.home() / ".cache" / "sightline"
 
 
 @pytest.mark.parametrize("cache", ["none", "disk"])

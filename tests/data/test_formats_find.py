@@ -73,7 +73,9 @@ def test_two_formats_in_one_folder_need_a_choice(tmp_path):
     zoo.write_yolo(tmp_path)
     assert open_dataset(tmp_path).format == "yolo"  # data.yaml decides
     (tmp_path / "data.yaml").unlink()
-    with pytest.raises(FormatError, match=r"several formats: yolo and coco. Choose: format=yolo\."):
+    with pytest.raises(
+        FormatError, match=r"several formats: yolo and coco. Choose one: data\.format=yolo, or .* --format yolo\.$"
+    ):
         open_dataset(tmp_path)
     assert open_dataset(tmp_path, format="coco").format == "coco"
     with pytest.raises(FormatError, match="no data set of the format 'voc'"):

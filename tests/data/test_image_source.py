@@ -16,10 +16,10 @@ from sightline.data.image_source import ImageEvalSource, ImageTrainSource
 from sightline.data.loader import BatchLoader
 from sightline.data.memory import Scratch
 from sightline.data.sampler import BatchRequest
-from sightline.data.transforms.augment import ImageAugmentConfig, no_augmentation
+from sightline.data.transforms.augment import ImageAugmentConfig
 from sightline.data.transforms.colour import apply_hsv
 from sightline.data.transforms.image import PAD_VALUE
-from tests.data.pictures import MIXED_SIZES, annotations_of, write_pictures
+from tests.data.pictures import MIXED_SIZES, NO_AUGMENTATION, annotations_of, write_pictures
 
 ROOT = Path(__file__).parents[2]
 EVERYTHING = ImageAugmentConfig(
@@ -68,7 +68,7 @@ def all_boxes_kept(monkeypatch):
 
 
 def test_without_augmentation_a_sample_is_the_letterboxed_image(marked):
-    source = ImageTrainSource(marked, 128, no_augmentation())
+    source = ImageTrainSource(marked, 128, NO_AUGMENTATION)
     for i in range(12):
         sample = source.sample(5, i)
         image = cv2.cvtColor(cv2.imread(marked.paths[i]), cv2.COLOR_BGR2RGB)
@@ -240,7 +240,7 @@ def test_crowds_are_no_objects(marked):
     crowd = np.arange(12) == 3
     boxes = [marked.boxes_of(i)[0] for i in range(12)]
     with_crowd = annotations_of(marked.paths, marked.sizes_hw, boxes, [[0]] * 12, is_crowd=crowd)
-    for source in (ImageTrainSource(with_crowd, 128, no_augmentation()), ImageEvalSource(with_crowd, 128)):
+    for source in (ImageTrainSource(with_crowd, 128, NO_AUGMENTATION), ImageEvalSource(with_crowd, 128)):
         assert [len(source.sample(0, i).labels) for i in (2, 3, 4)] == [1, 0, 1]
 
 

@@ -242,12 +242,44 @@ def test_batches_before_a_failing_one_come_and_the_loader_stays_usable(options, 
         assert_equal_runs([copied(next(loader.iterate(index=3, epochs=3)))], reference[3:4])
 
 
-def test_a_worker_process_that_dies_is_reported():
-    loader = loader_of(Numbers(deadly=[7]), workers=2, kind="processes", start_method="fork")
-    with loader, pytest.raises(RuntimeError, match=r"sightline-data-\d died with exit code 9"):
+FORKED = {"workers": 2, "kind": "processes", "start_method": "fork"}
+
+
+def test_a_worker_process_that_dies_again_and_again_is_reported(caplog):
+    loader = loader_of(Numbers(deadly=[7]), **FORKED)
+    last_words = r"sightline-data-\d died \(process \d+\) with exit code 9 while it made sample 7 \(folder/7.txt\)"
+    with loader, pytest.raises(RuntimeError, match=last_words + r"\. It is the 4th time"):
         list(loader.iterate(epochs=1))
+    assert [record.getMessage().rpartition("(")[2] for record in caplog.records] == [
+        f"{n} of 3 restarts)" for n in (1, 2, 3)
+    ]
     with loader, pytest.raises(RuntimeError, match="died"):  # and again, not a hang
         list(loader.iterate(epochs=1))
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_killed_worker_is_replaced_and_no_bit_changes(start_method, reference, caplog):
+    with loader_of(Numbers(delay=0.002), **{**FORKED, "start_method": start_method}) as loader:
+        seen = []
+        for fetched in loader.iterate(epochs=3):
+            seen.append(copied(fetched))
+            if len(seen) in (2, 7):
+                victim = loader._workers._workers[len(seen) % 2].process
+                os.kill(victim.pid, signal.SIGKILL)
+                victim.join()
+    assert_equal_runs(seen, reference)
+    said = [record.getMessage() for record in caplog.records]
+    assert [text.split()[0] for text in said] == ["sightline-data-0", "sightline-data-1"]
+    assert all("with exit code -9 (SIGKILL)" in text and "makes the same samples again" in text for text in said)
+
+
+def test_all_workers_killed_at_once_are_replaced(reference):
+    with loader_of(**FORKED) as loader:
+        batches = loader.iterate(epochs=3)
+        seen = [copied(next(batches))]
+        for worker in loader._workers._workers:
+            os.kill(worker.process.pid, signal.SIGKILL)
+        assert_equal_runs(seen + [copied(fetched) for fetched in batches], reference)
 
 
 def children():

@@ -17,18 +17,17 @@ from sightline.data.transforms.affine import (
     flip_boxes,
     transform_boxes,
 )
-from sightline.data.transforms.augment import ImageAugmentConfig, draw_plan, no_augmentation
+from sightline.data.transforms.augment import ImageAugmentConfig, draw_plan
 from sightline.data.transforms.colour import apply_hsv, changed_grey, hsv_tables
 from sightline.data.transforms.image import (
     PAD_VALUE,
-    letterbox,
     mix_up,
     plan_letterbox,
     resize,
     resized_hw,
     write_planes,
 )
-from tests.data.pictures import smooth_image
+from tests.data.pictures import NO_AUGMENTATION, smooth_image
 
 sizes = st.tuples(st.integers(1, 700), st.integers(1, 700))
 
@@ -72,10 +71,12 @@ def test_a_letterbox_by_hand():
     # 60 x 90 into 64 x 64: ratio 64 / 90, height 42.67 -> 43, 21 rows of padding: 10 above, 11 below.
     plan = plan_letterbox((60, 90), (64, 64))
     assert (plan.resized_hw, plan.left_top, plan.right_bottom) == ((43, 64), (0, 10), (0, 11))
-    image = letterbox(np.full((60, 90, 3), 200, np.uint8), plan)
-    assert (image[:10] == PAD_VALUE).all()
-    assert (image[10:53] == 200).all()
-    assert (image[53:] == PAD_VALUE).all()
+    planes = np.empty((3, 64, 64), np.uint8)
+    image = np.full((43, 64, 3), 200, np.uint8)
+    write_planes(image, planes, Scratch(), left_top=plan.left_top, background=PAD_VALUE)
+    assert (planes[:, :10] == PAD_VALUE).all()
+    assert (planes[:, 10:53] == 200).all()
+    assert (planes[:, 53:] == PAD_VALUE).all()
 
 
 def test_a_letterbox_to_a_stride_pads_only_to_its_next_multiple():
@@ -246,7 +247,7 @@ def plans(config, count=400, **options):
 
 
 def test_without_augmentation_a_plan_changes_nothing():
-    for plan in plans(no_augmentation(), 20):
+    for plan in plans(NO_AUGMENTATION, 20):
         assert plan.canvas.sample_ids == (7,)
         assert plan.canvas.affine == Affine()
         assert (plan.mixed_with, plan.hsv_gains, plan.flip_lr, plan.flip_ud) == (None, None, False, False)

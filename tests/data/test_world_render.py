@@ -22,9 +22,9 @@ def stage(*props: tuple[str, tuple[float, float, float], float, float, float]) -
     scene = make_scene(0, 0)
     ego_yaw = float(np.arctan2(scene.world_from_ego[1, 0], scene.world_from_ego[0, 0]))
     objects = []
-    for number, (kind, size, x, y, yaw) in enumerate(props):
+    for kind, size, x, y, yaw in props:
         centre = transform(np.array([x, y, size[2] / 2]), scene.world_from_ego)
-        objects.append(Thing(kind, np.array([*centre, *size, yaw + ego_yaw]), np.zeros(2), number, 5))
+        objects.append(Thing(kind, np.array([*centre, *size, yaw + ego_yaw]), np.zeros(2), 5))
     return replace(scene, objects=tuple(objects), background=())
 
 
@@ -68,12 +68,13 @@ def test_projected_3d_boxes_hold_the_2d_boxes():
     for index in range(25):
         rendering = render_sample(1, index)[3]
         truth, camera = rendering.truth, rendering.camera
+        camera_from_world = camera.camera_from_ego @ inverse_pose(rendering.scene.world_from_ego)
         signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) / 2
         for row, number in enumerate(truth.object_index):
-            box = rendering.scene.boxes3d_in_ego[number]
+            box = rendering.scene.boxes3d[number]
             corners = signs * box[3:6]
             turn = np.array([[np.cos(box[6]), -np.sin(box[6]), 0], [np.sin(box[6]), np.cos(box[6]), 0], [0, 0, 1]])
-            in_camera = transform(corners @ turn.T + box[:3], camera.camera_from_ego)
+            in_camera = transform(corners @ turn.T + box[:3], camera_from_world)
             if in_camera[:, 2].min() < NEAR:
                 continue
             pixels = camera.project(in_camera)
@@ -193,8 +194,8 @@ def test_every_camera_sees_its_own_part_of_one_scene():
     ahead = [n for n, names in seen_by.items() if "CAM_FRONT" in names]
     assert len(ahead) >= 3
     assert not any("CAM_BACK" in seen_by[n] for n in ahead)
-    in_view = scene.boxes3d_in_ego[:, 0]
-    assert all(in_view[n] > 0 for n in ahead)
+    in_ego = transform(scene.boxes3d[:, :3], inverse_pose(scene.world_from_ego))
+    assert all(in_ego[n, 0] > 0 for n in ahead)
     assert any("CAM_BACK" in names for names in seen_by.values())
 
 

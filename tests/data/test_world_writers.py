@@ -13,7 +13,7 @@ from sightline.config.errors import UserError
 from sightline.data.formats import open_dataset
 from sightline.data.world import embedded
 from sightline.data.world.config import CLASS_NAMES, EmbeddedWorldConfig, WorldConfig
-from sightline.data.world.embedded import default_cache_dir, embedded_world
+from sightline.data.world.embedded import embedded_world
 from sightline.data.world.render import render_sample
 from sightline.data.world.writers import write_world
 
@@ -197,13 +197,10 @@ def test_a_version_of_its_own_for_every_change_of_the_pictures(tmp_path: Path, m
 
 def test_a_cache_that_cannot_be_written_is_the_users_mistake(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="XDG_CACHE_HOME"):
+    with pytest.raises(UserError, match="SIGHTLINE_CACHE"):
         embedded_world(TINY, tmp_path / "file")
 
 
-def test_the_cache_follows_the_environment(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache_dir() == tmp_path / "sightline" / "world"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the standard
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert default_cache_dir() == tmp_path / "home" / ".cache" / "sightline" / "world"
+def test_the_world_stands_in_the_cache_folder_of_everything(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "mine"))
+    assert embedded_world(TINY).parent == tmp_path / "mine" / "world"

@@ -8,7 +8,9 @@ NAN, ONE = torch.tensor(float("nan")), torch.tensor(1.0)
 
 
 def look(guard, *losses, step=0, norm=None):
-    return guard.look([({"box": loss}, 1.0) for loss in losses], norm, step=step, sample_ids=(3, 5))
+    for loss in losses:
+        guard.meet({"box": loss})
+    return guard.look(norm, step=step, sample_ids=(3, 5))
 
 
 def test_a_good_step_needs_no_flag():

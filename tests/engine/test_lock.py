@@ -45,17 +45,15 @@ def test_the_second_writer_is_told_who_the_first_is(tmp_path, holder):
 def test_a_killed_writer_leaves_no_lock_behind(tmp_path, holder):
     holder.kill()
     holder.wait()
-    with RunLock(tmp_path) as lock:
-        assert lock.took_over.process.pid == holder.pid
+    assert read_holder(tmp_path).process.pid == holder.pid
+    with RunLock(tmp_path):
         assert read_holder(tmp_path).process.pid == os.getpid()
     assert read_holder(tmp_path) is None
 
 
 def test_one_process_cannot_write_a_folder_twice(tmp_path):
-    with RunLock(tmp_path) as first:
-        assert first.took_over is None
-        with pytest.raises(RunError, match=f"process {os.getpid()} "):
-            RunLock(tmp_path).acquire()
+    with RunLock(tmp_path), pytest.raises(RunError, match=f"process {os.getpid()} "):
+        RunLock(tmp_path).acquire()
     with RunLock(tmp_path):
         pass
 
@@ -83,8 +81,8 @@ def test_an_orphan_of_a_killed_writer_does_not_hold_its_lock(tmp_path):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         assert psutil.pid_exists(worker)
-        with RunLock(tmp_path) as lock:
-            assert lock.took_over.process.pid == pid
+        with RunLock(tmp_path):
+            assert read_holder(tmp_path).process.pid == os.getpid()
     finally:
         os.kill(worker, signal.SIGKILL)
 
@@ -93,8 +91,8 @@ def test_a_lock_of_an_earlier_boot_is_taken_over(tmp_path):
     process = ProcessIdentity.here().but(boot="an earlier one")
     (tmp_path / ".lock.json").write_text(Holder(process=process, since=0).model_dump_json())
     assert process.is_alive() is False
-    with RunLock(tmp_path) as lock:
-        assert lock.took_over.process == process
+    with RunLock(tmp_path):
+        assert read_holder(tmp_path).process == ProcessIdentity.here()
 
 
 def test_a_living_writer_on_another_machine_is_believed_by_its_heartbeat(tmp_path):
@@ -106,14 +104,14 @@ def test_a_living_writer_on_another_machine_is_believed_by_its_heartbeat(tmp_pat
     with pytest.raises(RunError, match=r"on elsewhere.*60 seconds"):
         RunLock(tmp_path).acquire()
     (tmp_path / "status.json").write_text(status.but(updated=time.time() - 61).model_dump_json())
-    with RunLock(tmp_path) as lock:
-        assert lock.took_over.process == stranger
+    with RunLock(tmp_path):
+        assert read_holder(tmp_path).process == ProcessIdentity.here()
 
 
 def test_a_broken_note_about_the_holder_does_not_matter(tmp_path):
     (tmp_path / ".lock.json").write_bytes(b"\xff{")
-    with RunLock(tmp_path) as lock:
-        assert lock.took_over is None
+    with RunLock(tmp_path):
+        assert read_holder(tmp_path).process == ProcessIdentity.here()
 
 
 def test_a_folder_that_is_not_there_is_a_users_mistake(tmp_path):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sightline.engine.processes import WHOLE, Share
 from sightline.engine.run_config import Problem, RunConfig
+from sightline.engine.seed import seed_everything
 from sightline.engine.task import Picture, Task
 
 
@@ -138,7 +139,7 @@ class ToyRun(RunConfig):
     dropout: float = 0.2
 
     def open(self, *, training: bool = True, share: Share = WHOLE) -> Problem:
-        torch.manual_seed(self.seed)
+        seed_everything(self.seed)
         return Problem(
             task=ToyTask(self.width, self.dropout),
             train_loader=ToyLoader(self.samples, self.batch_size, seed=self.seed, share=share),

@@ -35,7 +35,9 @@ CHANGES = (
 )
 """10 pictures to train on and 2 to evaluate: 5 batches and 3 steps an epoch, the last step half as large."""
 
-DIFFERS = ("timing.jsonl", "status.json", "run.json", "config.yaml", ".lock", "events.out", "report", "set_aside_")
+DIFFERS = (
+    "timing.jsonl", "status.json", "run.json", "config.yaml", "log.txt", ".lock", "events.out", "report", "set_aside_",
+)  # fmt: skip
 """Starts of names that tell of clocks, processes, paths and faults: all else of two equal runs is equal."""
 
 

@@ -69,12 +69,6 @@ def test_columns_sum_to_truths_and_rows_to_detections(seed):
     np.testing.assert_array_equal(shares[0].counts, matrix.counts)
 
 
-def test_shares_of_each_truth():
-    matrix = ConfusionMatrix(2)
-    matrix.update(truths([HERE, THERE], [0, 0]), found([HERE], [1], [0.9]))
-    np.testing.assert_allclose(matrix.by_truth(), [[0, 0, 0], [0.5, 0, 0], [0.5, 0, 0]])
-
-
 def test_a_label_that_is_no_class():
     with pytest.raises(ValueError, match="detections: label 2"):
         counts(truths([], []), found([HERE], [2], [0.9]))

@@ -21,14 +21,14 @@ from sightline.data.transforms.affine import (
     transform_boxes,
 )
 from sightline.data.transforms.colour import apply_hsv, hsv_tables
-from sightline.data.transforms.image import letterbox, mix_up, plan_letterbox, resize, resized_hw
+from sightline.data.transforms.image import PAD_VALUE, mix_up, plan_letterbox, resize, resized_hw, write_planes
 from sightline.data.transforms.mosaic import border_of, mosaic4_tiles, mosaic9_tiles, paint, place, warp
 from sightline.metrics.coco_ap import xyxy_to_xywh
 from sightline.metrics.matching import overlapping_pairs
 from sightline.ops.boxes2d import cxcywh_to_xyxy, xyxy_to_cxcywh
-from tests.conftest import ORACLES, oracle
+from tests.conftest import oracle, recorded
 
-META = ORACLES / "yolov7" / "data" / "meta.json"
+META = recorded("yolov7", "data", "meta.json")
 
 
 def arrays(name):
@@ -71,7 +71,10 @@ def test_letterboxing_gives_the_recorded_image_scale_and_padding(case):
     assert plan.input_hw == tuple(case["out_shape"][:2])
     assert plan.scale_xy == pytest.approx(case["ratio"], rel=1e-6)
     assert plan.half_pad_xy == tuple(case["pad"])
-    assert_same_picture(letterbox(image, plan), expected)
+    planes = np.empty((3, *plan.input_hw), np.uint8)  # as the loader and the predictor pad
+    resized = resize(image, plan.resized_hw)
+    write_planes(resized, planes, Scratch(), left_top=plan.left_top, background=PAD_VALUE)
+    assert_same_picture(planes.transpose(1, 2, 0), expected)
 
 
 @each("load_image")

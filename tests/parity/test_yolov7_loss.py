@@ -10,9 +10,9 @@ from sightline.losses.box_iou import paired_overlap
 from sightline.models.yolov7.loss import YOLOv7Loss, YOLOv7LossConfig
 from sightline.models.yolov7.targets import Positives, find_candidates, match_predictions
 from sightline.ops.boxes2d import BoxTargets, cxcywh_to_xyxy
-from tests.conftest import ORACLES, oracle
+from tests.conftest import oracle, recorded
 
-FOLDER = ORACLES / "yolov7" / "loss"
+FOLDER = recorded("yolov7", "loss")
 
 
 def cases() -> dict[str, dict]:

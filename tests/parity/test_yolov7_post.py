@@ -8,9 +8,9 @@ import torch
 
 from sightline.data.sample import ImageGeometry
 from sightline.models.yolov7.decode import postprocess
-from tests.conftest import ORACLES, oracle
+from tests.conftest import oracle, recorded
 
-META = ORACLES / "yolov7" / "post" / "meta.json"
+META = recorded("yolov7", "post", "meta.json")
 RECORDED = json.loads(META.read_text()) if META.exists() else {}
 NMS_CASES = [pytest.param(case, id=case["name"]) for case in RECORDED.get("nms", {}).get("cases", [])]
 SCALE_CASES = [pytest.param(case, id=str(case["i"])) for case in RECORDED.get("scale_coords", [])]

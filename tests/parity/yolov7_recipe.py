@@ -10,7 +10,7 @@ import torch
 from sightline.models.yolov7.config import YOLOv7Config
 from sightline.models.yolov7.model import YOLOv7Network
 from sightline.models.yolov7.published import published_names
-from tests.conftest import ORACLES, oracle
+from tests.conftest import oracle, recorded
 
 # The recorded configurations that we build, by the recording's name.
 CONFIGS = {
@@ -31,7 +31,7 @@ def read_json(*parts):
 
 def names_in(*parts, of=None):
     """Case names for ``parametrize``; one that tells of the missing file where there is none."""
-    path = ORACLES.joinpath("yolov7", *parts)
+    path = recorded("yolov7", *parts)
     if not path.exists():
         return [f"{'/'.join(parts)} is missing"]
     content = json.loads(path.read_text())

@@ -246,7 +246,9 @@ def test_a_page_that_cannot_be_written_is_a_mistake_of_the_user(quick, tmp_path)
 
 def evaluating(**best):
     """The part of a run's config.yaml that says what best means, as the engine writes it."""
-    return yaml.safe_dump({"evaluate": EvaluateConfig(best=BestBy(**best)).model_dump()})
+    return yaml.safe_dump(
+        {"evaluate": EvaluateConfig(best=BestBy(**best), loss=best.get("metric") == "loss").model_dump()}
+    )
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,10 @@ def open_dataset(
         several = " and ".join(candidates)
         example = next(iter(candidates))
         raise FormatError(
-            "ambiguous_dataset", path, f"holds data of several formats: {several}", cure=f"Choose: format={example}."
+            "ambiguous_dataset",
+            path,
+            f"holds data of several formats: {several}",
+            cure=f"Choose one: data.format={example}, or sightline check --format {example}.",
         )
     if not candidates:
         raise FormatError("not_a_dataset", path, not_recognised(path, format))

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePath
 
 from sightline.config.printable import printable
-from sightline.config.safe_file import FileReadError, read_regular_file
+from sightline.config.safe_file import FileReadError, cure_of, read_regular_file
 from sightline.data.faults import FormatError
 from sightline.data.image_header import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
 
@@ -100,7 +100,7 @@ def read_lines(path: Path, what: str) -> list[tuple[int, str]]:
         data = read_regular_file(path, limit=MAX_LIST_BYTES)
     except FileReadError as error:
         kind = "not_found" if error.kind == "missing_file" else "unreadable_file"
-        raise FormatError(kind, path, f"{what}: {error.message}") from None
+        raise FormatError(kind, path, f"{what}: {error.message}", cure=cure_of(error, path, pattern="*.txt")) from None
     if b"\0" in data:
         raise FormatError("not_text", path, f"{what}: holds null bytes, so it is no list of names")
     lines = enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1)

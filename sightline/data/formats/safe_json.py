@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sightline.config.printable import printable
-from sightline.config.safe_file import FileReadError, read_regular_file
+from sightline.config.safe_file import FileReadError, cure_of, read_regular_file
 from sightline.data.faults import FormatError
 
 MAX_BYTES = 4 << 30
@@ -35,7 +35,7 @@ def bytes_of(path: Path) -> bytes:
         return read_regular_file(path, limit=MAX_BYTES)
     except FileReadError as error:
         kind = "not_found" if error.kind == "missing_file" else "unreadable_file"
-        raise FormatError(kind, path, error.message) from None
+        raise FormatError(kind, path, error.message, cure=cure_of(error, path, pattern="*.json")) from None
 
 
 def parse_json(data: bytes, path: Path, *, keep: Callable[[dict[str, Any]], Any] | None = None) -> Any:

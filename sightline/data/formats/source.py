@@ -12,9 +12,9 @@ from typing import ClassVar
 import numpy as np
 
 from sightline.config.errors import did_you_mean
-from sightline.config.printable import printable
+from sightline.config.printable import counted, printable
 from sightline.data.annotations import Bools, Fault, Floats, ImageAnnotations, Ints, PackedStrings, SmallInts
-from sightline.data.faults import FormatError, counted, make_fault
+from sightline.data.faults import FormatError, make_fault
 from sightline.data.image_header import read_sizes
 
 ROUNDING_PIXELS = 2.0
@@ -54,12 +54,11 @@ class DataSource(ABC):
         """
         if split not in self.splits:
             has = ", ".join(self.splits) or "none"
-            raise FormatError(
-                "unknown_split",
-                self.path,
-                f"no split {split!r}; it has: {has}",
-                cure=did_you_mean(split, self.splits).strip() or "Name one of these, or add the split to the data set.",
-            )
+            way_out = did_you_mean(split, self.splits).strip()
+            if not way_out and self.splits:
+                way_out = f"Name one of these with data.val_split={self.splits[-1]}, data.train_split or --split,"
+                way_out += f" or add {split!r} to the data set."
+            raise FormatError("unknown_split", self.path, f"no split {printable(split)!r}; it has: {has}", cure=way_out)
         return self._read(split)
 
     def unused(self) -> list[Fault]:

@@ -24,10 +24,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from sightline.config.printable import printable
+from sightline.config.printable import counted, printable
 from sightline.config.safe_file import FileReadError, read_regular_file
 from sightline.data.annotations import Fault, Floats, ImageAnnotations
-from sightline.data.faults import FormatError, counted, make_fault
+from sightline.data.faults import FormatError, make_fault
 from sightline.data.formats.class_names import checked_names, read_classes_file
 from sightline.data.formats.data_yaml import read_data_yaml
 from sightline.data.formats.image_files import (

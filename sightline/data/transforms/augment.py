@@ -82,11 +82,6 @@ class ImageAugmentConfig(Config):
         return idle
 
 
-def no_augmentation() -> ImageAugmentConfig:
-    """Images as they are, resized and padded."""
-    return ImageAugmentConfig(mosaic=0, hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=(1, 1), flip_lr=0)
-
-
 @dataclass(frozen=True, slots=True)
 class CanvasPlan:
     """One image or mosaic: which images, where, and how the canvas comes to the output."""

@@ -112,18 +112,6 @@ def plan_letterbox(
     )
 
 
-def letterbox(image: Image, plan: Letterbox, *, area: bool = False, out: Image | None = None) -> Image:
-    """The image resized and padded with grey as planned: ``(*plan.input_hw, 3)``, written to ``out`` where given."""
-    if out is None:
-        out = np.empty((*plan.input_hw, 3), np.uint8)
-    x, y = plan.left_top
-    height, width = plan.resized_hw
-    for border in _border(out.transpose(2, 0, 1), plan.left_top, plan.resized_hw):
-        border.fill(PAD_VALUE)
-    resize(image, plan.resized_hw, area=area, out=out[y : y + height, x : x + width])
-    return out
-
-
 def mix_up(first: Image, second: Image, ratio: float, *, out: Image | None = None) -> Image:
     """``first * ratio + second * (1 - ratio)``, rounded down; same shapes.
 

@@ -54,11 +54,6 @@ class Camera:
     camera_from_ego: Array
     """(4, 4)."""
 
-    @property
-    def position_in_ego(self) -> Array:
-        """(3,) where the camera is, ego frame."""
-        return inverse_pose(self.camera_from_ego)[:3, 3]
-
     def project(self, points_camera: Array) -> Array:
         """(..., 3) points with z > 0 in the camera frame to (..., 2) pixels (x, y)."""
         focal = np.array([self.intrinsics[0, 0], self.intrinsics[1, 1]])

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from sightline.config.errors import DataError
+from sightline.data.cache_folder import cache_folder
 from sightline.data.world.config import WORLD_VERSION, EmbeddedWorldConfig
 
-
-def default_cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/sightline/world``, or ``~/.cache/sightline/world``."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return root / "sightline" / "world"
+WORLD_FOLDER = "world"
 
 
 def embedded_world(
@@ -30,7 +25,7 @@ def embedded_world(
 
     Args:
         config: Which world, and how much of it; the defaults without it.
-        cache_dir: Where it is kept; ``default_cache_dir()`` without it.
+        cache_dir: Where it is kept; ``world`` in ``cache_folder()`` without it.
         progress: Called with the number of finished pictures while rendering.
 
     Raises:
@@ -38,7 +33,7 @@ def embedded_world(
     """
     config = config or EmbeddedWorldConfig()
     text = f"{WORLD_VERSION} {config.model_dump_json()}"
-    folder = (cache_dir or default_cache_dir()) / hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder = (cache_dir or cache_folder() / WORLD_FOLDER) / hashlib.sha256(text.encode()).hexdigest()[:16]
     if (folder / "data.yaml").exists():
         return folder
     from sightline.data.world.writers import write_world  # loads OpenCV
@@ -57,6 +52,6 @@ def embedded_world(
         if (folder / "data.yaml").exists():  # another process was faster
             return folder
         if isinstance(error, DataError):
-            raise DataError(f"{error} The cache of the built-in world follows XDG_CACHE_HOME.") from error
+            raise DataError(f"{error} Name another folder for the built-in world with SIGHTLINE_CACHE.") from error
         raise
     return folder

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from sightline.data.world import people, street_things, vehicles
-from sightline.data.world.camera import Array, Calibration, inverse_pose, pose_matrix, standard_rig, transform
+from sightline.data.world.camera import Array, Calibration, pose_matrix, standard_rig, transform
 from sightline.data.world.config import CLASS_NAMES, WorldConfig
 from sightline.data.world.light import Light, draw_light
 from sightline.data.world.mesh import Mesh
@@ -53,8 +53,6 @@ class Thing:
     """(7,) float64, world frame."""
     velocity_xy: Array
     """(2,) metres per second, world frame."""
-    track_id: int
-    """Number within its scene, objects from 0."""
     appearance_seed: int
 
     @cached_property
@@ -125,28 +123,9 @@ class Scene:
         return np.array([thing.box3d for thing in self.objects]).reshape(-1, 7)
 
     @property
-    def boxes3d_in_ego(self) -> Array:
-        """(N, 7) boxes of the objects, ego frame; yaw in [-pi, pi)."""
-        boxes = self.boxes3d
-        ego_yaw = np.arctan2(self.world_from_ego[1, 0], self.world_from_ego[0, 0])
-        boxes[:, :3] = transform(boxes[:, :3], inverse_pose(self.world_from_ego))
-        boxes[:, 6] = (boxes[:, 6] - ego_yaw + np.pi) % (2 * np.pi) - np.pi
-        return boxes
-
-    @property
     def labels(self) -> Array:
         """(N,) int64 index into ``CLASS_NAMES`` of every object."""
         return np.array([CLASS_NAMES.index(thing.kind) for thing in self.objects], dtype=np.int64)
-
-    @property
-    def velocities_xy(self) -> Array:
-        """(N, 2) velocities of the objects, world frame, metres per second."""
-        return np.array([thing.velocity_xy for thing in self.objects]).reshape(-1, 2)
-
-    @property
-    def track_ids(self) -> Array:
-        """(N,) int64: the same object has the same number at all moments of a scene."""
-        return np.array([thing.track_id for thing in self.objects], dtype=np.int64)
 
     def moved(self, seconds: float) -> Scene:
         """The same scene later: everything that moves, the ego vehicle too, goes on at its velocity."""
@@ -203,10 +182,7 @@ def make_scene(seed: int, index: int, config: WorldConfig | None = None) -> Scen
     world_from_ego = street.world_from_street @ pose_matrix((ego.x, ego.y, 0.0), ego.heading)
     ego_heading = street_heading + ego.heading
     rig = generator(seed, index, 4)
-    things = [
-        _thing(item, number, street.world_from_street, street_heading)
-        for number, item in enumerate((*placed, *furniture))
-    ]
+    things = [_thing(item, street.world_from_street, street_heading) for item in (*placed, *furniture)]
     return Scene(
         seed=seed,
         index=index,
@@ -226,13 +202,12 @@ def make_scene(seed: int, index: int, config: WorldConfig | None = None) -> Scen
     )
 
 
-def _thing(item: Placed, number: int, world_from_street: Array, street_heading: float) -> Thing:
+def _thing(item: Placed, world_from_street: Array, street_heading: float) -> Thing:
     centre = transform(np.array([item.x, item.y, item.size[2] / 2]), world_from_street)
     yaw = (item.heading + street_heading + np.pi) % (2 * np.pi) - np.pi
     return Thing(
         kind=item.kind,
         box3d=np.array([*centre, *item.size, yaw]),
         velocity_xy=item.speed * np.array([np.cos(yaw), np.sin(yaw)]),
-        track_id=number,
         appearance_seed=item.seed,
     )
