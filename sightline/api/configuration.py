@@ -170,6 +170,7 @@ def _base(name: str, place: str) -> RunConfig:
 
 def _base_of_run(run_dir: Path, name: str, place: str, in_file: Sequence[Change]) -> RunConfig:
     """What a run's configuration is a changed copy of: a recipe, or a class of the program that reads it."""
+    from sightline.engine.going_on import class_name
     from sightline.engine.run_record import read_record
     from sightline.recipes import RECIPES
 
@@ -177,16 +178,16 @@ def _base_of_run(run_dir: Path, name: str, place: str, in_file: Sequence[Change]
         written = read_record(run_dir).configuration
     except RunError:  # the configuration may be whole all the same
         written = ""
-    if name in RECIPES and written in ("", type(RECIPES[name]()).__name__):
+    if not written or (name in RECIPES and written == class_name(type(RECIPES[name]()))):
         return _base(name, place)
-    kind = defined_class(written)
+    short = written.rpartition(".")[2]
+    kind = defined_class(short)
     if kind is not None:
         return from_values(kind, in_file)
-    if not written:
-        return _base(name, place)
     raise ConfigError(
-        f"{place}the configuration is a {printable(written)} of a program that made this run, which is not known "
-        f"here. Do it from that program, once it has defined the class: sightline.resume({str(run_dir)!r})"
+        f"{place}a {printable(short)} is what the program that began this run calls its configuration, and is not "
+        "defined here.\n  Go on in that program, below the class: "
+        f"sightline.resume({str(run_dir)!r}), sightline.evaluate({str(run_dir)!r}), ..."
     )
 
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from sightline.api.configuration import PathLike
@@ -109,6 +108,7 @@ def status(run: PathLike) -> str | Table:
         RunError: If there is no run.
     """
     from sightline.engine.console import duration
+    from sightline.engine.going_on import how_to_resume
     from sightline.engine.run_folder import existing_run, is_run
     from sightline.engine.status import read_status
 
@@ -128,8 +128,17 @@ def status(run: PathLike) -> str | Table:
     if now.is_alive() and now.samples_per_s and now.eta_s is not None:
         lines.append(f"{now.samples_per_s:.1f} {now.unit}/s, ETA {duration(now.eta_s)}")
     if now.word() in ("dead", "interrupted"):
-        lines.append(f"Continue with: sightline resume {quote(str(run_dir))}")
+        lines.append(f"Continue with: {how_to_resume(run_dir, _class_of(run_dir))}")
     return "\n".join(lines)
+
+
+def _class_of(run_dir: Path) -> str:
+    from sightline.engine.run_record import read_record
+
+    try:
+        return read_record(run_dir).configuration
+    except RunError:
+        return ""
 
 
 def _runs_below(folder: Path) -> list[Path]:

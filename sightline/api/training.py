@@ -297,6 +297,7 @@ def _run(
     from sightline.api.summary import about_session, start_summary
     from sightline.engine.atomic_file import replace_file
     from sightline.engine.crew import CallbackError
+    from sightline.engine.going_on import class_name, how_to_resume
     from sightline.engine.launch import find_launch
     from sightline.engine.loop import Training
     from sightline.engine.run_folder import CONFIG_FILE, DATA_FILE
@@ -304,7 +305,8 @@ def _run(
     from sightline.engine.session import run_session
 
     started = False
-    again = f"sightline resume {quote(str(run_dir))}"
+    kind = class_name(type(config))
+    again = how_to_resume(run_dir, kind)
     if not processes.is_first:
         log.open(run_dir)
 
@@ -316,7 +318,7 @@ def _run(
         record = start_session(
             run_dir,
             recipe=config.recipe,
-            configuration=type(config).__name__,
+            configuration=kind,
             devices=[str(training.device)],
             from_step=training.step,
             processes=processes.share.count,
@@ -348,8 +350,8 @@ def _run(
             if aborted:
                 console.say(f"aborted; steps since the last checkpoint are lost. Continue from it with: {again}")
             if isinstance(error, CallbackError) and config.callbacks:
-                mended = quote(as_change(config.callbacks))
-                console.say(f"When the file is mended, continue from the newest checkpoint with: {again} {mended}")
+                mended = how_to_resume(run_dir, kind, as_change(config.callbacks))
+                console.say(f"When the file is mended, continue from the newest checkpoint with: {mended}")
         elif not resume and processes.is_first:
             _remove_if_unused(run_dir)
         raise

@@ -386,7 +386,7 @@ class Evaluator(Callback):
         def stop_or(batch: Any, predictions: Sequence[Any] | None = None) -> None:
             if processes.any_asks_now(self.should_stop()):
                 raise _CutShortError
-            if predictions:
+            if predictions is not None and len(predictions):
                 self.on_batch(batch, predictions)
 
         self.cut_short = due

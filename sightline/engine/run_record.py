@@ -79,7 +79,7 @@ class RunRecord(Config):
     version: Literal[1] = 1
     recipe: str = ""
     configuration: str = ""
-    """Name of the class of the run's configuration."""
+    """The class of the run's configuration, with its module."""
     sessions: tuple[Session, ...] = Field(min_length=1)
 
     @property
@@ -106,7 +106,7 @@ def start_session(
         run_dir: The run's folder.
         command: The command line; this process's own by default.
         recipe: Name of the recipe of a new run.
-        configuration: Name of the class of its configuration.
+        configuration: The class of its configuration, with its module.
         devices: Names of the devices.
         from_step: Steps that were taken before.
         processes: How many train together.
