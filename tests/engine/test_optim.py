@@ -126,6 +126,22 @@ def test_the_memory_format_changes_nothing(config):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("skip_head", [False, True])
+@pytest.mark.parametrize("config", KINDS, ids=IDS)
+def test_a_fused_kernel_gets_every_number_in_the_order_of_memory(config, skip_head):
+    net = make(torch.channels_last)
+    optimizer = build_optimizer(config, net)
+    kernel, seen = optimizer._kernel, []
+    optimizer._kernel = lambda *lists, **options: (seen.extend(t for x in lists for t in x), kernel(*lists, **options))
+    net(torch.randn(2, 3, 6, 6), skip_head=skip_head).backward()
+    net.conv.weight.grad = net.conv.weight.grad.contiguous(memory_format=torch.channels_last)
+    before = net.conv.weight.clone()
+    optimizer.step(rates(0, config))
+    assert all(tensor.is_contiguous() for tensor in seen)
+    assert not net.conv.weight.is_contiguous()
+    assert not net.conv.weight.equal(before)
+
+
 def test_a_step_by_hand():
     # w = 1, g = 2, decay 0.5: g + 0.5 w = 2.5 = m. Nesterov: w - lr (2.5 + 0.9 * 2.5) = 1 - 0.1 * 4.75.
     net = nn.Linear(1, 1, bias=False)

@@ -158,6 +158,7 @@ class Case:
         nominal = AccumulationConfig(nominal_batch_size=64)
         return Training(
             task=task,
+            module=task,
             optimizer=build_optimizer(optimizer, task, decay_scale=nominal.decay_scale(self.batch_size)),
             schedule=Schedule(
                 schedule,
