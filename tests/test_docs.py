@@ -222,7 +222,8 @@ def test_links_lead_somewhere(page):
 
 
 @EVERY_PAGE
-def test_python_is_python_and_what_it_names_exists(page):
+def test_python_is_python_and_what_it_names_exists(page, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "examples")
     for text in blocks(page, "python"):
         tree = ast.parse(text)
         for node in ast.walk(tree):

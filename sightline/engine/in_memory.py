@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -35,7 +35,8 @@ class TensorBatch:
         return type(self)({name: tensor.to(device) for name, tensor in self.tensors.items()}, self.sample_ids)
 
 
-class _Fetched(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Fetched:
     epoch: int
     index: int
     batch: TensorBatch

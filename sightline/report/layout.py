@@ -3,8 +3,8 @@
 ``config.yaml``
     The resolved configuration; shown as it stands, and compared key by key.
 ``run.json``
-    ``recipe`` and ``sessions``, one a start: ``command``, ``started``, ``ended``, ``outcome``, ``versions``,
-    ``machine``, ``devices``, ``environment``, ``code_commit``.
+    ``recipe``, ``configuration`` (a class with its module) and ``sessions``, one a start: ``command``, ``started``,
+    ``ended``, ``outcome``, ``versions``, ``machine``, ``devices``, ``environment``, ``code_commit``.
 ``status.json``
     ``state``, ``step``, ``total_steps``, ``epoch``, ``total_epochs``, ``unit``, ``message``.
 ``metrics.jsonl``, ``timing.jsonl``
@@ -96,6 +96,7 @@ class RunRecord(Record):
     """``run.json``."""
 
     recipe: str = ""
+    configuration: str = ""
     sessions: tuple[Session, ...] = ()
 
 

@@ -21,7 +21,7 @@ from sightline.config.errors import RunError
 from sightline.config.printable import printable
 from sightline.report import plots
 from sightline.report.history import RunFiles, Series, read_run, series
-from sightline.report.layout import REPORT_PAGE, DataFacts, Evaluation, Status
+from sightline.report.layout import REPORT_PAGE, ClassRow, DataFacts, Evaluation, Status
 from sightline.report.pictures import PictureFile, data_address, png_address
 
 MAX_FAULTS = 200
@@ -90,13 +90,14 @@ def render(run: RunFiles) -> str:
         "tiles": _tiles(run),
         "histories": _drawn(history_plots(run), notes),
         "evaluation": evaluation,
+        "classes": _detected_classes(evaluation),
         "evaluation_moment": _moment_of(run.evaluation),
         "figures": _figure_rows(run),
         "best_row": run.best_row,
         "curves": _drawn(curve_plots(run.evaluation), notes),
         "confusions": _drawn(confusion_plots(run.evaluation), notes),
         "galleries": galleries,
-        "data": run.data,
+        "data": run.data if run.data and (run.data.splits or run.data.faults) else None,
         "label_plots": _drawn(label_plots(run.data), notes),
         "num_faults": _num_faults(run.data),
         "max_faults": MAX_FAULTS,
@@ -268,12 +269,18 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("summary", "Summary"),
         *([("history", "Training")] if context["histories"] else []),
         *([("evaluation", "Evaluation")] if evaluation else []),
-        *([("classes", "Classes")] if evaluation and evaluation.classes else []),
+        *([("classes", "Classes")] if context["classes"] else []),
         *([("confusion", "Confusion")] if context["confusions"] else []),
         *((identity, title) for identity, title, _ in context["galleries"]),
         *([("data", "Data"), ("faults", "Faults")] if context["data"] else []),
         ("setup", "Configuration and machine"),
     ]
+
+
+def _detected_classes(evaluation: Evaluation | None) -> list[ClassRow]:
+    """The rows of a detector's classes; those of another problem have other figures."""
+    rows = evaluation.classes if evaluation else []
+    return rows if any(row.ap is not None or row.num_truths for row in rows) else []
 
 
 def _state(run: RunFiles) -> str:
@@ -282,7 +289,8 @@ def _state(run: RunFiles) -> str:
 
 
 def _subtitle(run: RunFiles) -> str:
-    parts = [run.record.recipe] if run.record.recipe else []
+    title = run.record.recipe or run.record.configuration.rpartition(".")[2]
+    parts = [title] if title else []
     if run.record.sessions:
         parts.append(f"started {moment(run.record.sessions[0].started)}")
         parts.append(", ".join(run.record.sessions[-1].devices))

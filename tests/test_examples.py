@@ -1,0 +1,183 @@
+"""The programs of docs/bare-engine.md: they stand there as they are, and do what the page says."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import chdir
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import sightline
+from sightline.config.errors import ConfigError
+from sightline.engine.console import Console
+from tests.cli.tool import sightline as command
+from tests.cli.tool import without_report
+from tests.conftest import ROOT
+
+EXAMPLES = ROOT / "docs" / "examples"
+PAGE = ROOT / "docs" / "bare-engine.md"
+QUIET = ["log.level=WARNING", "log.trackers=[]"]
+
+
+@pytest.fixture(autouse=True)
+def _examples_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The weights of the plain loop, and what it printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        patch.setattr("sys.stdout", out := io.StringIO())
+        from plain_loop import main
+
+        return main().state_dict(), out.getvalue()
+
+
+def weights_of(run, file="model"):
+    """The network's weights in the newest checkpoint."""
+    newest = sorted((run / "checkpoints").glob("step_*"))[-1]
+    return {name.removeprefix("net."): tensor for name, tensor in load_file(newest / f"{file}.safetensors").items()}
+
+
+def rows_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_bits(found, wanted):
+    assert found.keys() == wanted.keys()
+    different = [name for name in wanted if not torch.equal(found[name], wanted[name])]
+    assert not different
+
+
+def test_the_page_shows_the_programs_as_they_are():
+    for path in sorted(EXAMPLES.glob("*.py")):
+        assert f"```python\n# {path.name}\n{path.read_text()}```\n" in PAGE.read_text(), path.name
+
+
+def test_the_engine_gives_the_bits_of_a_plain_loop(plain, capsys):
+    from engine_loop import main
+
+    net = main()
+    assert_same_bits(net.state_dict(), plain[0])
+    assert capsys.readouterr().out == plain[1]
+    assert float(plain[1].split()[1]) > 0.9, "and it has learnt something"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run of whole_run.py."""
+    with pytest.MonkeyPatch.context() as patch, chdir(tmp_path_factory.mktemp("examples")):
+        patch.syspath_prepend(EXAMPLES)
+        from whole_run import main
+
+        result = main(QUIET)
+        assert result.exit_code == 0
+        assert str(result.run_dir) == "runs/SpiralRun/1"
+        yield result.run_dir.absolute()
+
+
+def test_a_run_has_the_bits_of_a_plain_loop_and_an_average_beside_them(plain, whole):
+    assert_same_bits(weights_of(whole), plain[0])
+    assert weights_of(whole, "ema").keys() == plain[0].keys()
+    assert not torch.equal(weights_of(whole, "ema")["0.weight"], plain[0]["0.weight"])
+
+
+def test_evaluation_anew_gives_the_figures_of_the_run(whole):
+    figures = [row["values"] for row in rows_of(whole) if row["kind"] == "eval"]
+    assert len(figures) == 4 and figures[-1]["accuracy"] > 0.9
+    assert dict(sightline.evaluate(whole, checkpoint="latest")) == figures[-1]
+
+
+def test_the_page_of_a_run_of_ones_own_speaks_of_no_detector(whole):
+    page = (whole / "report" / "index.html").read_text()
+    assert "SpiralRun" in page and "accuracy" in page
+    words = [word for word in ("boxes", "images", "AP50", "built-in", "class ") if word in page]
+    assert not words
+    assert "500 points to train on, 500 points to evaluate" in (whole / "log.txt").read_text()
+
+
+def test_a_run_that_fell_goes_on_to_the_same_bits_from_the_program_that_defines_it(plain, tmp_path, monkeypatch):
+    from engine_loop import SpiralTask
+    from whole_run import main
+
+    forward, calls = SpiralTask.forward, iter(range(1000))
+
+    def falls(self, batch):
+        if next(calls) == 150:
+            raise ZeroDivisionError("a fall")
+        return forward(self, batch)
+
+    with chdir(tmp_path), without_report():
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(SpiralTask, "forward", falls)
+            main(QUIET)
+        result = main(["resume", "runs/SpiralRun/1"])
+    assert (result.exit_code, result.step) == (0, 320)
+    assert_same_bits(weights_of(tmp_path / "runs/SpiralRun/1"), plain[0])
+    steps = [row["step"] for row in rows_of(tmp_path / "runs/SpiralRun/1")]
+    assert steps == sorted(steps)
+    log = (tmp_path / "runs/SpiralRun/1/log.txt").read_text()
+    assert "ZeroDivisionError: a fall" in log and "failed, exit code 1" in log
+    assert log.index("session 1 of runs/SpiralRun/1 begins") < log.index("session 2 of runs/SpiralRun/1 begins")
+    assert "from step 144" in log and "done, exit code 0" in log
+
+
+def test_changes_reach_keys_of_the_engine_and_mistakes_in_them_are_told(tmp_path):
+    from whole_run import main
+
+    with chdir(tmp_path), without_report():
+        result = main([*QUIET, "epochs=1", "ema=null", "batch_size=100"])
+        assert result.step == 5
+        with pytest.raises(ConfigError, match="batch_size"):
+            main(["batchsize=3"])
+
+
+def test_the_command_line_says_where_such_a_run_goes_on(whole):
+    code = "import sys; from sightline.cli.main import main; main()"
+    for arguments in (["resume", whole], ["eval", whole]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "sightline.resume(" in done.stderr and "SpiralRun" in done.stderr
+        assert done.stderr.count("\n") <= 5
+    assert command("status", whole, cwd=whole).out.splitlines()[0].endswith(": done")
+    assert command("report", whole, cwd=whole).code == 0
+
+
+def test_torchrun_trains_with_all_processes(tmp_path):
+    from whole_run import main
+
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, str(EXAMPLES / "whole_run.py"), *QUIET, "epochs=1"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "SpiralRun" / "1"
+    assert [path.name for path in run.parent.iterdir()] == ["1"]
+    assert json.loads((run / "run.json").read_text())["sessions"][0]["processes"] == 2
+    with chdir(tmp_path), without_report():
+        alone = main([*QUIET, "epochs=1"]).run_dir.absolute()
+    for name, tensor in weights_of(alone).items():
+        torch.testing.assert_close(weights_of(run)[name], tensor, rtol=0, atol=1e-6)
+    assert rows_of(run)[-1] == rows_of(alone)[-1], "the figures of the evaluation"
+    assert (run / "log.txt").exists() and not (run / "log_1.txt").exists()
+
+
+def test_a_console_of_ones_own_is_quiet_when_the_level_says_so(tmp_path):
+    from whole_run import SpiralRun
+
+    said = io.StringIO()
+    config = SpiralRun(steps=2, device="cpu", log={"level": "WARNING", "trackers": []})
+    with without_report():
+        sightline.train(config, out=tmp_path / "run", console=Console(said, is_terminal=False))
+    assert said.getvalue() == ""
