@@ -40,7 +40,7 @@ def yolov7_tiny() -> YOLOv7Run:
 
     On BCCD (205 training, 87 validation images of blood cells) with ``image_size=320 batch_size=8 epochs=60``: AP
     0.481 and AP50 0.826 on the validation images after the last epoch, means of seeds 0, 1, 2 (0.488 0.497 0.458 and
-    0.818 0.856 0.804), in 19 minutes on one thread of a 2-core server CPU. The original's own program reached 0.424
+    0.818 0.856 0.804), in 8.7 minutes on both cores of a 2-core server CPU. The original's own program reached 0.424
     and 0.727 with one seed. In a run this short most steps are warm-up: see ``yolov7_tiny_small``.
     """
     return YOLOv7Run(
