@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -132,6 +133,8 @@ class JoinedProcesses(Processes):
             if device.type == "cuda"
             else None
         )
+        # In channels-last, gradients of 1x1 convolutions have other strides than their weights, for the same memory.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
 
     def gradients_meet(self, module: nn.Module, *, now: bool) -> AbstractContextManager[object]:
