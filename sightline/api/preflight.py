@@ -408,17 +408,10 @@ class _Preflight:
             disk_findings,
             number_of_evaluations,
         )
-        from sightline.engine.retention import disk_use
-        from sightline.engine.saving import tensors_of
+        from sightline.engine.saving import disk_of_checkpoints
 
         length = training.plan.length
-        use = disk_use(
-            config.checkpoint,
-            bytes_each=sum(t.nbytes for group in tensors_of(training).values() for t in group.values()),
-            total_steps=length.steps,
-            steps_per_epoch=max(1, length.steps // length.epochs),
-            total_epochs=length.epochs,
-        )
+        use = disk_of_checkpoints(config.checkpoint, training)
         evaluations = number_of_evaluations(config.evaluate, length)
         logs = REPORT_BYTES + length.steps // config.log.every_steps * LOG_ROW_BYTES + evaluations * EVALUATION_BYTES
         needs = {f"at most {use.count} checkpoints": use.bytes, "logs and pictures": logs}

@@ -154,18 +154,9 @@ def _length(config: RunConfig, training: Training) -> str:
 
 
 def _disk(config: RunConfig, training: Training) -> str:
-    from sightline.engine.retention import disk_use
-    from sightline.engine.saving import tensors_of
+    from sightline.engine.saving import disk_of_checkpoints
 
-    length = training.plan.length
-    use = disk_use(
-        config.checkpoint,
-        bytes_each=sum(t.nbytes for group in tensors_of(training).values() for t in group.values()),
-        total_steps=length.steps,
-        steps_per_epoch=max(1, length.steps // length.epochs),
-        total_epochs=length.epochs,
-    )
-    return f"at most {use} at a time"
+    return f"at most {disk_of_checkpoints(config.checkpoint, training)} at a time"
 
 
 def _groups(config: RunConfig, training: Training) -> Table:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sightline.config.errors import RunError
-from sightline.engine.atomic_file import naming
+from sightline.engine.appended_file import AppendedFile
 
 METRICS_FILE = "metrics.jsonl"
 TIMING_FILE = "timing.jsonl"
@@ -46,12 +46,15 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("ab", buffering=0)
+        self._file = AppendedFile(path)
         whole = _whole_lines(path)
-        if whole < self._file.tell():
-            self._file.truncate(whole)
-        self.length = whole
-        """Bytes written so far. A checkpoint stores it, and ``cut_back`` returns to it."""
+        if whole < self._file.length:
+            self._file.cut_back(whole)
+
+    @property
+    def length(self) -> int:
+        """Bytes written so far. A checkpoint stores it, and ``cut_back_to_length`` returns to it."""
+        return self._file.length
 
     def append(self, *, step: int, epoch: int, kind: str, values: Mapping[str, float]) -> None:
         """Add a row.
@@ -66,16 +69,7 @@ class MetricsLog:
             OSError: The disk refused, names the file; no part of the row stays behind.
         """
         row = {"step": step, "epoch": epoch, "kind": kind, "values": {k: _to_json(v) for k, v in values.items()}}
-        line = json.dumps(row, allow_nan=False).encode() + b"\n"
-        try:
-            with naming(self.path):
-                written = 0
-                while written < len(line):
-                    written += self._file.write(line[written:])
-        except OSError:
-            self._file.truncate(self.length)
-            raise
-        self.length += len(line)
+        self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""

@@ -20,7 +20,7 @@ from sightline.engine.culprit import non_finite_names
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.loop import Training
 from sightline.engine.processes import Processes
-from sightline.engine.retention import CheckpointConfig
+from sightline.engine.retention import CheckpointConfig, DiskUse, disk_use
 from sightline.engine.save_schedule import SaveSchedule
 
 LAST_GOOD = "last_good"
@@ -32,8 +32,10 @@ class Log(Protocol):
     """A file that grows with the run."""
 
     path: Path
-    length: int
-    """Bytes written so far."""
+
+    @property
+    def length(self) -> int:
+        """Bytes written so far."""
 
 
 class Saver(Callback):
@@ -127,6 +129,18 @@ def tensors_of(training: Training) -> dict[str, dict[str, torch.Tensor]]:
     """Everything of a training that is a tensor, by file; with the state that a rollback returns to."""
     tensors, kept = live_tensors(training), training.guard.last_good
     return tensors if kept is None else {**tensors, LAST_GOOD: kept.state_tensors()}
+
+
+def disk_of_checkpoints(config: CheckpointConfig, training: Training) -> DiskUse:
+    """The most that the checkpoints of a training can take at any time of it."""
+    length = training.plan.length
+    return disk_use(
+        config,
+        bytes_each=sum(tensor.nbytes for group in tensors_of(training).values() for tensor in group.values()),
+        total_steps=length.steps,
+        steps_per_epoch=max(1, length.steps // length.epochs),
+        total_epochs=length.epochs,
+    )
 
 
 def live_tensors(training: Training) -> dict[str, dict[str, torch.Tensor]]:

@@ -143,12 +143,12 @@ def test_a_disk_that_refuses_a_row_gets_no_part_of_it(tmp_path):
     path = tmp_path / "log"
     log = MetricsLog(path)
     log.append(step=1, epoch=0, kind="x", values={})
-    before, real = path.read_bytes(), log._file
-    log._file = HalfWritten(real)
+    before, real = path.read_bytes(), log._file._file
+    log._file._file = HalfWritten(real)
     with pytest.raises(OSError, match="No space"):
         log.append(step=2, epoch=0, kind="x", values={})
     assert path.read_bytes() == before
-    log._file = real
+    log._file._file = real
     log.append(step=2, epoch=0, kind="x", values={})
     assert [row.step for row in read_rows(path)] == [1, 2]
     log.close()

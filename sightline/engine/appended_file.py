@@ -17,7 +17,8 @@ class AppendedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("ab", buffering=0)
-        self._length = self._file.tell()
+        self.length = self._file.tell()
+        """Bytes it has."""
 
     def write(self, piece: bytes) -> None:
         """Add a piece.
@@ -31,9 +32,14 @@ class AppendedFile:
                 while written < len(piece):
                     written += self._file.write(piece[written:])
         except OSError:
-            self._file.truncate(self._length)
+            self.cut_back(self.length)
             raise
-        self._length += len(piece)
+        self.length += len(piece)
+
+    def cut_back(self, length: int) -> None:
+        """Leave the first ``length`` bytes."""
+        self._file.truncate(length)
+        self.length = length
 
     def flush(self) -> None:
         """Nothing waits here; for writers that ask."""
