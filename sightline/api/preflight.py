@@ -340,13 +340,10 @@ class _Preflight:
         return trial
 
     def best(self, config: RunConfig, trial: Trial) -> None:
-        """Whether the figures that decide the best checkpoint exist."""
-        from sightline.engine.evaluation import is_loss
-        from sightline.engine.retention import Saved, improvements
+        """Whether the figures exist that decide the best checkpoint, what is kept, and an early end."""
+        from sightline.engine.evaluation import refuse_unknown_figures
 
-        meanings = config.checkpoint.meanings_of_best(config.evaluate.best)
-        meanings = tuple(one for one in meanings if one.metric is None or not is_loss(one.metric))
-        improvements(Saved(1, metrics=trial.values), [], meanings)
+        refuse_unknown_figures(config.deciding(), trial.values)
 
     def memory_needs(
         self, training: Training, review: DataReview, trials: Sequence[Trial], wanted: int, *, also: int = 0

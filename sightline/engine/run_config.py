@@ -21,7 +21,7 @@ from sightline.engine.histograms import HistogramConfig
 from sightline.engine.log import LogConfig
 from sightline.engine.optim import OptimizerConfig
 from sightline.engine.processes import WHOLE, Share
-from sightline.engine.retention import CheckpointConfig
+from sightline.engine.retention import BestBy, CheckpointConfig, KeepBest, KeepImprovements
 from sightline.engine.rollback import RollbackConfig
 from sightline.engine.schedule import ScheduleConfig
 from sightline.engine.task import Loader, Task
@@ -67,6 +67,8 @@ class Problem:
     """Where the data that is evaluated comes from, for people."""
     headline: Sequence[str] = ()
     """Figures of the evaluation that a person wants to see first, in order; all of them when empty."""
+    figures: Sequence[str] = ()
+    """All figures that the metric gives, so that a name of none is refused before the run; unknown when empty."""
 
 
 class RunConfig(Config):
@@ -167,6 +169,16 @@ class RunConfig(Config):
         if self.watch is not None and self.compile:
             raise ValueError("watch looks into layers, which a compiled model does not call: set compile=false")
         return self
+
+    def deciding(self) -> dict[str, BestBy]:
+        """By key, what says which figure decides something: the best checkpoint, what is kept, an early end."""
+        found = {"evaluate.best": self.evaluate.best}
+        for place, rule in enumerate(self.checkpoint.keep):
+            if isinstance(rule, KeepBest | KeepImprovements) and rule.by is not None:
+                found[f"checkpoint.keep[{place}].by"] = rule.by
+        if self.early_stopping is not None and self.early_stopping.by is not None:
+            found["early_stopping.by"] = self.early_stopping.by
+        return found
 
     def without_effect(self) -> dict[str, str]:
         """Settings of an average that there is none of, or of a nominal batch."""

@@ -24,7 +24,7 @@ from sightline.engine.crew import Crew, message_of
 from sightline.engine.early_stop import EarlyStop
 from sightline.engine.ema import Ema
 from sightline.engine.epoch_clock import EpochClock
-from sightline.engine.evaluation import EvaluateConfig, Evaluator
+from sightline.engine.evaluation import EvaluateConfig, Evaluator, refuse_unknown_figures
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.freeze import freeze
 from sightline.engine.gallery import Gallery
@@ -314,6 +314,8 @@ def run_session(
     console = console if console is not None else Console()
     console.speak_of(unit=problem.unit, headline=problem.headline)
     assert problem.train_loader is not None, "a problem opened for training has a training loader"
+    if problem.figures:
+        refuse_unknown_figures(config.deciding(), problem.figures)
     loader = limited(problem.train_loader, config.limit_batches)
     eval_loader = None if problem.eval_loader is None else limited(problem.eval_loader, config.limit_batches)
     stop = StopRequest(console.say)

@@ -105,8 +105,9 @@ class Detection2DRun(RunConfig, abc.ABC):
         train = self.read_split(source, self.data.train_split, messages) if training else None
         seed_everything(self.seed)
         detector = self.build_detector(len(val.class_names))
+        task = Detection2D(detector, class_names=val.class_names, annotations=val)
         return Problem(
-            task=Detection2D(detector, class_names=val.class_names, annotations=val),
+            task=task,
             train_loader=None if train is None else self._train_loader(train, share),
             eval_loader=self.eval_loader(val, stride=cast(Detector2D, detector).stride, share=share),
             messages=messages,
@@ -114,6 +115,7 @@ class Detection2DRun(RunConfig, abc.ABC):
             unit="images",
             source=f"{printable(self.data.path or 'the built-in world')}, {printable(self.data.val_split)}",
             headline=("AP", "AP50", "precision", "recall"),
+            figures=tuple(task.new_metric().compute()),
         )
 
     def review_data(self, *, decode: bool = True, tell: Callable[[str], None] = lambda text: None) -> DataReview:

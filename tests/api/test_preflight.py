@@ -98,7 +98,8 @@ def test_memory_that_runs_out_is_a_problem_with_a_cure(monkeypatch):
 def test_a_figure_that_the_evaluation_does_not_have_is_found_before_the_run():
     report = api.preflight(toy_run(evaluate={"best": {"metric": "accurate"}}))
     assert of(report, "best", "problem") == [
-        "best checkpoint: no metric 'accurate' in the evaluation. Did you mean 'accuracy'? There are: accuracy. -> "
+        "evaluate.best.metric=accurate: the evaluation has no such figure. Did you mean 'accuracy'? There are: "
+        "accuracy. -> "
     ]
 
 

@@ -132,6 +132,8 @@ MISTAKES = {
         "optimizer.nesterov does nothing in 'adamw'",
         "Leave it out",
     ),
+    "figure of another tool": (f"{TRAIN} {SMALL} evaluate.best.metric=mAP", "evaluate.best.metric=mAP", "'AP'", "AP50"),
+    "figure that ends nothing": (f"{TRAIN} {SMALL} early_stopping.by.metric=recal", "early_stopping.by", "'recall'"),
     "group as a value": (f"{TRAIN} optimizer=adam", "'optimizer' is a group", "optimizer.kind"),
     "epochs and steps": (f"{TRAIN} epochs=3 steps=4", "either epochs or steps"),
     "a key twice": (f"{TRAIN} lr=0.1 lr=0.2", "lr is given twice", "0.1 and 0.2"),

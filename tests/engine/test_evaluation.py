@@ -2,6 +2,7 @@ import json
 import math
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from sightline.engine.precision import Precision
 from sightline.engine.run_config import Problem
 from sightline.engine.session import run_session
 from tests.engine.test_session import final_state, quiet
-from tests.engine.toy import ToyLoader, ToyTask, toy_run
+from tests.engine.toy import ToyLoader, ToyRun, ToyTask, toy_run
 from tests.together import together
 
 CPU = torch.device("cpu")
@@ -424,6 +425,29 @@ def test_the_best_checkpoint_survives_a_resume_with_the_same_bytes(tmp_path):
     assert bests[0] == bests[1] == "step_00000006\n"
 
 
-def test_a_best_figure_that_no_evaluation_has_is_named_beside_those_that_there_are(tmp_path):
+NO_FIGURE = {"metric": "accurcy"}
+
+
+@pytest.mark.parametrize(
+    "changes, key",
+    [
+        ({"evaluate": {"best": NO_FIGURE}}, "evaluate.best"),
+        ({"early_stopping": {"by": NO_FIGURE}}, "early_stopping.by"),
+        ({"checkpoint": {"keep": [{"rule": "last"}, {"rule": "best", "by": NO_FIGURE}]}}, "checkpoint.keep[1].by"),
+        ({"checkpoint": {"keep": [{"rule": "improvements", "by": NO_FIGURE}]}}, "checkpoint.keep[0].by"),
+    ],
+)
+def test_a_figure_that_no_evaluation_has_is_refused_before_the_run(tmp_path, changes, key):
+    with pytest.raises(ConfigError) as caught:
+        session(toy_run(**changes), tmp_path / "run")
+    assert str(caught.value) == (
+        f"{key}.metric=accurcy: the evaluation has no such figure. Did you mean 'accuracy'? There are: accuracy."
+    )
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_where_nobody_tells_the_figures_the_first_evaluation_refuses(tmp_path, monkeypatch):
+    opened = ToyRun.open
+    monkeypatch.setattr(ToyRun, "open", lambda self, **options: replace(opened(self, **options), figures=()))
     with pytest.raises(ConfigError, match=r"no metric 'accurcy'.*accuracy"):
-        session(toy_run(epochs=1, evaluate={"best": {"metric": "accurcy"}}), tmp_path / "run")
+        session(toy_run(epochs=1, evaluate={"best": NO_FIGURE}), tmp_path / "run")

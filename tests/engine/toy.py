@@ -144,6 +144,7 @@ class ToyRun(RunConfig):
             task=ToyTask(self.width, self.dropout),
             train_loader=ToyLoader(self.samples, self.batch_size, seed=self.seed, share=share),
             eval_loader=ToyLoader(9, 4, seed=1, shuffle=False, share=share),
+            figures=("accuracy",),
         )
 
 

@@ -158,3 +158,13 @@ def test_a_single_picture_becomes_a_padded_batch_that_leads_back():
     (geometry,) = tall.geometries
     corners = geometry.to_input(torch.tensor([[0.0, 0, 90, 200]]))
     torch.testing.assert_close(geometry.to_image(corners), torch.tensor([[0.0, 0, 90, 200]]))
+
+
+def test_figures_have_the_same_names_before_the_first_image_as_after_it():
+    box = [10.0, 10, 60, 60]
+    task = Detection2D(Oracle([]), class_names=("cat", "dog"), annotations=annotations([[box]], [[0]]))
+    metric = task.new_metric()
+    names = list(metric.compute())
+    assert {"AP", "AP50", "precision", "recall"} <= set(names)
+    metric.update([prediction(0, [box], [0.9], [0])], batch_of_one(np.zeros((8, 8, 3), np.uint8), 32, stride=32))
+    assert list(metric.compute()) == names
