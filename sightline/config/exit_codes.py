@@ -28,7 +28,7 @@ def told(error: BaseException) -> tuple[str, int] | None:
         return f"{place}{error.strerror or error}", 1
     if type(error).__name__ == "OutOfMemoryError":
         return f"out of memory: lower batch_size or image_size. {str(error).splitlines()[0]}", 1
-    if type(error).__name__ in ("LostProcessError", "CallbackError"):
+    if type(error).__name__ in ("LostProcessError", "CallbackError", "StepTooLargeError"):
         return str(error), 1
     return None
 

@@ -81,6 +81,18 @@ class ImageBatch:
             image_index=self.image_index.to(device, non_blocking=True),
         )
 
+    def part(self, first: int, end: int) -> ImageBatch:
+        """The images ``first .. end - 1`` and their boxes; pixels are shared, not copied."""
+        mine = (self.image_index >= first) & (self.image_index < end)  # (M,)
+        return ImageBatch(
+            images=self.images[first:end],
+            boxes_xyxy=self.boxes_xyxy[mine],
+            labels=self.labels[mine],
+            image_index=self.image_index[mine] - first,
+            sample_ids=self.sample_ids[first:end],
+            geometries=self.geometries[first:end],
+        )
+
     @property
     def targets(self) -> BoxTargets:
         """The true boxes as the models take them."""

@@ -161,6 +161,10 @@ class FiniteGuard:
             self.check()
         return found_inf
 
+    def forget_step(self) -> None:
+        """The step whose micro-batches were met is begun anew."""
+        self._window, self._is_good, self._first = [], True, ""
+
     def check(self, *, together: bool = False) -> None:
         """Ask the device about all steps since the last look. To be called before every checkpoint too.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from sightline.engine.clip import clip_grad_norm
 from sightline.engine.culprit import first_culprit
 from sightline.engine.ema import Ema
 from sightline.engine.finite import FiniteGuard
+from sightline.engine.memory_use import is_out_of_memory
 from sightline.engine.optim import Optimizer
+from sightline.engine.parts import SamplesAtOnce, free_memory
 from sightline.engine.precision import Precision
 from sightline.engine.processes import ALONE, Processes
 from sightline.engine.schedule import Progress, Schedule
@@ -45,6 +47,8 @@ class Training:
     """Gradients are scaled down to this global norm."""
     measure_grad_norm: bool = False
     """Measure the norm even where it is not clipped."""
+    at_once: SamplesAtOnce = field(default_factory=SamplesAtOnce)
+    """Batches with more samples are run in parts."""
     iteration: int = 0
     """Micro-batches done since the run's start."""
     step: int = 0
@@ -73,9 +77,26 @@ def train(
 ) -> str:
     """Take steps from where ``training`` stands to the end of the run, or until ``should_stop``.
 
+    A step that runs out of memory is begun anew in smaller parts.
+
     Returns:
         ``"done"`` or ``"stopped"``; a stop is always at the end of an optimizer step.
     """
+    while True:
+        outcome = _take_steps(training, loader, callbacks, should_stop, stopwatch)
+        if outcome is not None:
+            return outcome
+        free_memory(training.device)
+
+
+def _take_steps(
+    training: Training,
+    loader: Loader,
+    callbacks: Sequence[Callback],
+    should_stop: Callable[[], bool],
+    stopwatch: Stopwatch,
+) -> str | None:
+    """As ``train``; None where memory ran out, and the step is to be begun anew."""
     t, length, processes = training, training.plan.length, training.processes
     precision, ema, per_epoch = t.precision, t.ema, length.iterations_per_epoch
     measures_norm = t.max_grad_norm is not None or t.measure_grad_norm
@@ -89,16 +110,24 @@ def train(
             break
         batch = fetched.batch.to(t.device)
         part = t.plan.at(t.iteration)
-        stopwatch.lap("forward")
         reseed(t.device, t.seed, t.iteration, processes.share.rank)
-        with processes.gradients_meet(t.module, now=part.ends_window):
-            with precision.autocast():
-                losses = t.module(batch)
-            losses = processes.whole_batch(losses, len(batch), of=part.samples, is_whole=t.task.losses_are_whole)
-            stopwatch.lap("backward")
-            precision.backward(losses, part.weight)
-        window.append((processes.mean(losses), part.weight))
-        t.guard.meet(window[-1][0], partial(first_culprit, t, batch, t.iteration))
+        try:
+            for piece in t.at_once.parts(t, batch, part.samples):
+                stopwatch.lap("forward")
+                with processes.gradients_meet(t.module, now=part.ends_window and piece.is_last):
+                    with precision.autocast(), piece.weighing():
+                        losses = t.module(piece.batch)
+                    shown = len(piece.batch) * piece.of
+                    losses = processes.whole_batch(losses, shown, of=part.samples, is_whole=t.task.losses_are_whole)
+                    stopwatch.lap("backward")
+                    precision.backward(losses, part.weight / piece.of)
+                window.append((processes.mean(losses), part.weight / piece.of))
+                t.guard.meet(window[-1][0], partial(first_culprit, t, piece.batch, t.iteration))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            t.at_once.ran_out(t, part.samples, error)
+            return None
         sample_ids += tuple(fetched.batch.sample_ids)
         num_samples += part.samples
         t.iteration += 1

@@ -66,11 +66,13 @@ class Processes:
 
         Args:
             losses: Scalars.
-            samples: How many samples they are means of.
+            samples: How many samples they are means of; of one of k parts that are run one after the other, k times as
+                many, since their mean over the parts shall be the loss of the whole batch too.
             of: Samples of the whole batch.
             is_whole: They are weighted so already.
         """
-        return losses
+        weight = samples / of
+        return losses if is_whole or weight == 1 else {name: value * weight for name, value in losses.items()}
 
     def mean(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Detached means over all processes of scalars that all of them have."""

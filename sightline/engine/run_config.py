@@ -87,6 +87,9 @@ class RunConfig(Config):
     """Optimizer steps. Give either epochs or steps."""
     batch_size: PositiveInt = 16
     """Samples per (micro-)batch, over all processes."""
+    samples_at_once: PositiveInt | None = None
+    """A process runs larger shares of a batch in parts of at most so many samples: less memory, the same losses and
+    gradients, but batch norm sees the parts. Running out of memory halves it."""
     lr: PositiveFloat = 0.01
     """Learning rate that the schedule and the parameter groups multiply."""
     seed: NonNegativeInt = 0

@@ -99,6 +99,7 @@ class Saver(Callback):
                     "iteration": training.iteration,
                     "ema_updates": training.ema.updates if training.ema is not None else 0,
                     "guard": training.guard.state(),
+                    "at_once": training.at_once.state(),
                     "callbacks": self.crew.states(),
                     "logs": {name: log.length for name, log in self.logs.items()},
                 },
@@ -180,6 +181,7 @@ def load_training(training: Training, checkpoint: Checkpoint) -> None:
         kept.load(tensors[LAST_GOOD], checkpoint.state["guard"]["last_good"])
     elif kept is not None:  # the run has gone without until now
         kept.keep(checkpoint.state["step"])
+    training.at_once.load_state(checkpoint.state.get("at_once"))
     training.step, training.iteration = checkpoint.state["step"], checkpoint.state["iteration"]
 
 
@@ -189,7 +191,8 @@ def lead(training: Training, checkpoint: Checkpoint | None, processes: Processes
         training.guard.last_good.keep(training.step)
     if processes.share.count > 1:
         state = None if checkpoint is None else checkpoint.state
-        processes.tell(state and {name: state[name] for name in ("step", "iteration", "ema_updates", "guard")})
+        told = ("step", "iteration", "ema_updates", "guard", "at_once")
+        processes.tell(state and {name: state.get(name) for name in told})
         _spread(training, processes)
 
 
@@ -202,6 +205,7 @@ def follow(training: Training, processes: Processes) -> None:
         if training.ema is not None:
             training.ema.updates = state["ema_updates"]
         training.guard.load_state(state["guard"])
+        training.at_once.load_state(state["at_once"])
     elif training.guard.last_good is not None:
         training.guard.last_good.keep(training.step)
 

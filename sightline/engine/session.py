@@ -38,6 +38,7 @@ from sightline.engine.loop import Training, train
 from sightline.engine.metrics_log import METRICS_FILE, TIMING_FILE, MetricsLog, cut_back_to_length, cut_back_to_step
 from sightline.engine.nonfinite_log import NONFINITE_FILE, NonFiniteLog
 from sightline.engine.optim import build_optimizer
+from sightline.engine.parts import SamplesAtOnce
 from sightline.engine.precision import Precision, fastest_precision, to_channels_last
 from sightline.engine.processes import ALONE, JoinedProcesses, Processes
 from sightline.engine.profiler import Profiler
@@ -226,6 +227,7 @@ def build_training(
         ema=Ema(config.ema, task, constant=frozen) if config.ema is not None else None,
         max_grad_norm=config.max_grad_norm,
         measure_grad_norm=config.log.grad_norm or config.on_nonfinite != "stop",
+        at_once=SamplesAtOnce(config.samples_at_once),
     )
     if config.on_nonfinite == "rollback":
         training.guard.last_good = LastGood(config.rollback, partial(live_tensors, training), training.ema)
@@ -332,6 +334,7 @@ def run_session(
     if not processes.is_first:
         with stop.listening():
             training = build_training(config, problem, processes, device)
+            training.at_once.note_dir = run_dir
             follow(training, processes)
             own = [callback for callback in callbacks if callback.in_every_process]
             own += [early_stop] if early_stop is not None else []
@@ -339,7 +342,7 @@ def run_session(
     with stop.listening(), RunLock(run_dir), ExitStack() as stack:
         checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
         training, started = build_training(config, problem, processes, device), None
-        training.run_dir = run_dir
+        training.run_dir = training.at_once.note_dir = run_dir
         if checkpoint is not None:
             load_training(training, checkpoint)
             if early_stop is not None:
@@ -424,7 +427,7 @@ def run_session(
         every += [saver, EpochClock(timing_log, say=console.say)]
         crew = Crew(every, stopwatch=stopwatch)
         nonfinite_log = NonFiniteLog(run_dir, console.say)
-        training.guard.tell = nonfinite_log.add
+        training.guard.tell, training.at_once.tell = nonfinite_log.add, console.say
         saver.watch(crew, logs={METRICS_FILE: metrics_log, NONFINITE_FILE: nonfinite_log})
         states = processes.tell(None if checkpoint is None else checkpoint.state["callbacks"])
         if checkpoint is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -24,6 +25,9 @@ class Batch(Protocol):
 
     def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on ``device``."""
+
+    def part(self, first: int, end: int) -> Self:
+        """The samples ``first .. end - 1`` of it: a batch that does not fit into memory is run in parts."""
 
 
 class Fetched(Protocol):
@@ -91,6 +95,19 @@ class Metric(Protocol):
         """
 
 
+class PartWeights(Protocol):
+    """Makes the losses of a batch's parts such that their mean is the loss of the whole batch: see ``weigh_parts``."""
+
+    def counting(self) -> AbstractContextManager[object]:
+        """Round a forward pass of each part that only finds out how many things its means are of."""
+
+    def end_counting(self) -> None:
+        """All parts were counted."""
+
+    def weighing(self) -> AbstractContextManager[object]:
+        """Round the forward pass of each part, in the same order."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """Something to look at: ``pixels`` is (H, W, 3) uint8 RGB."""
@@ -107,6 +124,14 @@ class Task(nn.Module):
     """How its losses of an uneven share are weighted in a run of several processes. False: by the number of samples,
     by the engine. True: the task multiplies every mean by its ``ops.process_shares.share_weights``, because it is a
     mean over boxes or points; the mean over all processes is then the loss of the whole batch."""
+
+    def weigh_parts(self, parts: int) -> PartWeights | None:
+        """Where losses are whole: what weights those of the parts of a batch that does not fit into memory.
+
+        Such a mean over boxes or points needs their number in all parts, so each part is run twice, at first without
+        gradients. None: parts are weighted by their samples, in one pass.
+        """
+        return None
 
     losses_need_training_mode: bool = False
     """Whether ``forward`` gives losses in training mode alone, as torchvision's detectors do. Losses of validation

@@ -16,6 +16,7 @@ from sightline.engine.accumulation import AccumulationConfig, plan_run
 from sightline.engine.callback import Callback, StepReport
 from sightline.engine.loop import Training, train
 from sightline.engine.memory_use import Peak, SavedForBackward, peak_memory
+from sightline.engine.parts import SamplesAtOnce
 from sightline.engine.schedule import ScheduleConfig
 from sightline.engine.task import Fetched, Loader
 
@@ -106,7 +107,8 @@ def try_steps(
     lengths = [loader.batch_length(index) for index in range(loader.batches_per_epoch)]
     epochs = -(-(most + 1) // len(lengths))
     plan = plan_run(AccumulationConfig(), ScheduleConfig(), batch_lengths=lengths, epochs=epochs)
-    tried = replace(training, plan=plan, iteration=0, step=0)
+    at_once = SamplesAtOnce(training.at_once.wanted, may_shrink=False)
+    tried = replace(training, plan=plan, iteration=0, step=0, at_once=at_once)
     saved = SavedForBackward()
     try:
         with peak_memory(training.device) as peak, saved.counting() if count_saved else nullcontext():

@@ -1,9 +1,15 @@
-"""Means over things that processes share unevenly.
+"""Means over things that processes, or the parts of a batch, share unevenly.
 
 In a run of several processes each one sees its share of a batch, and gradients are averaged over the processes. A mean
 over samples, boxes or positives of one share then counts as much as that of any other share, however many things it is
 a mean of. Multiplied by its share weight it counts what it should: the mean over processes is the mean over everything.
+
+A batch that does not fit into memory is run in parts, which share it in the same way, but one after the other: see
+``PartWeights``.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -20,14 +26,75 @@ def share_weights(counts: Tensor) -> Tensor | None:
 
     Returns:
         (k,) float64, ``count * processes / sum of the counts of all processes``, 0 where no process has any; None in
-        a single process, where every weight is 1.
+        a single process, where every weight is 1. Of the parts of a batch every one counts as a process.
     """
+    if PartWeights.current is not None:
+        return PartWeights.current._weights(counts)
     if _is_alone():
         return None
     own = counts.detach().to(torch.float64)
     total = own.clone()
     dist.all_reduce(total)
     return own * dist.get_world_size() / total.clamp(min=1)
+
+
+class PartWeights:
+    """Makes ``share_weights`` take the parts of a batch for shares of it.
+
+    How many things there are in all is known only when every part has been seen. So each part is run twice: at first
+    ``counting``, where nothing is weighted; then ``weighing``, where the mean of its losses over the parts (and over
+    processes, each of which has as many parts) is the loss of the whole batch.
+
+    Args:
+        parts: Their number.
+    """
+
+    current: "PartWeights | None" = None
+    """That of the forward pass that is running."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self._totals: list[Tensor] = []
+        self._is_counting = True
+        self._call = 0
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Round a forward pass of each part that only counts."""
+        with self._running():
+            yield
+
+    @contextmanager
+    def weighing(self) -> Iterator[None]:
+        """Round the forward pass of each part, in the same order."""
+        with self._running():
+            yield
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        PartWeights.current, self._call = self, 0
+        try:
+            yield
+        finally:
+            PartWeights.current = None
+
+    def end_counting(self) -> None:
+        """All parts were counted; add up what the processes found."""
+        self._is_counting = False
+        if not _is_alone():
+            for total in self._totals:
+                dist.all_reduce(total)
+
+    def _weights(self, counts: Tensor) -> Tensor | None:
+        own = counts.detach().to(torch.float64)
+        call, self._call = self._call, self._call + 1
+        if self._is_counting:
+            if call == len(self._totals):
+                self._totals.append(torch.zeros_like(own))
+            self._totals[call] += own
+            return None
+        shares = self.parts if _is_alone() else self.parts * dist.get_world_size()
+        return own * shares / self._totals[call].clamp(min=1)
 
 
 def mean_over_processes(values: Tensor) -> Tensor:

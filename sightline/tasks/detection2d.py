@@ -19,6 +19,7 @@ from sightline.metrics.coco_ap import CocoAP, CocoResult, ScoredBoxes, TruthBoxe
 from sightline.metrics.confusion_matrix import ConfusionMatrix
 from sightline.metrics.detection_curves import detection_curves
 from sightline.ops.boxes2d import BoxTargets, Detections
+from sightline.ops.process_shares import PartWeights
 from sightline.tasks.drawing import draw_boxes, side_by_side
 
 SHOWN_SCORE = 0.25
@@ -85,6 +86,10 @@ class Detection2D(Task):
         """COCO AP with curves and confusion matrix, against the truth in the annotations."""
         assert self.annotations is not None, "a task without annotations only predicts"
         return Detection2DMetric(self.annotations)
+
+    def weigh_parts(self, parts: int) -> PartWeights:
+        """Means over boxes count by the boxes of each part."""
+        return PartWeights(parts)
 
     def modules_to_compile(self) -> list[nn.Module]:
         """The detector's network; the number of boxes changes from batch to batch, so the loss is left alone."""

@@ -28,6 +28,9 @@ class ToyBatch:
     def to(self, device: torch.device) -> "ToyBatch":
         return ToyBatch(self.x.to(device), self.y.to(device), self.sample_ids)
 
+    def part(self, first: int, end: int) -> "ToyBatch":
+        return ToyBatch(self.x[first:end], self.y[first:end], self.sample_ids[first:end])
+
 
 class ToyFetched(NamedTuple):
     epoch: int
