@@ -126,7 +126,7 @@ def status(run: PathLike) -> str | Table:
     if now.losses:
         lines.append("  ".join(f"{name} {value:.4f}" for name, value in now.losses.items()))
     if now.is_alive() and now.samples_per_s and now.eta_s is not None:
-        lines.append(f"{now.samples_per_s:.1f} {now.unit}/s, ETA {duration(now.eta_s)}")
+        lines.append(f"{now.samples_per_s:.1f} {now.unit}/s, ETA {duration(now.time_left())}")
     if now.word() in ("dead", "interrupted"):
         lines.append(f"Continue with: {how_to_resume(run_dir, _class_of(run_dir))}")
     return "\n".join(lines)
@@ -163,7 +163,7 @@ def _status_row(run_dir: Path) -> tuple[str, ...]:
         f"{now.step}/{now.total_steps or '?'}",
         f"{now.epoch}/{now.total_epochs or '?'}",
         f"{now.samples_per_s:.1f} {now.unit}" if alive and now.samples_per_s else "-",
-        duration(now.eta_s) if alive and now.eta_s is not None else "-",
+        duration(now.time_left()) if alive and now.eta_s is not None else "-",
     )
 
 

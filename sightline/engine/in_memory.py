@@ -34,6 +34,11 @@ class TensorBatch:
         """The same batch on a device."""
         return type(self)({name: tensor.to(device) for name, tensor in self.tensors.items()}, self.sample_ids)
 
+    def part(self, first: int, end: int) -> Self:
+        """The samples ``first .. end - 1`` of it."""
+        tensors = {name: tensor[first:end] for name, tensor in self.tensors.items()}
+        return type(self)(tensors, self.sample_ids[first:end])
+
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:

@@ -77,8 +77,9 @@ class Sink(Protocol):
 class TimeLeft:
     """Judges the seconds until a run's end from what its micro-batches and the pauses between its epochs took.
 
-    The first micro-batches of a session fill caches and start workers; they do not count. A pause is what stands
-    between the last step of an epoch and the first of the next: evaluation, pictures, checkpoint.
+    The first micro-batches of a session fill caches and start workers; they do not count. A pause is an evaluation
+    between two steps, or what stands between the last step of an epoch and the first of the next: pictures, checkpoint.
+    Pauses are taken to come as regularly as they came so far, at first one an epoch.
 
     Args:
         iterations: Micro-batches of the whole run.
@@ -93,14 +94,18 @@ class TimeLeft:
         self._seconds = self._pauses = 0.0
         self._last: tuple[int, float] | None = None
         self._paused_at: float | None = None
+        self._first_pause = self._last_pause = 0
 
     def step(self, iteration: int, now: float) -> None:
         """``iteration`` micro-batches were done at time ``now``, seconds of a clock that never jumps."""
-        if self._paused_at is not None:
-            self._pauses += now - self._paused_at
+        done, since = self._last if self._last is not None else (iteration, now)
+        pace = self._seconds / self._counted if self._counted else 0.0
+        usual = pace * (iteration - done)
+        if self._paused_at is not None and now - self._paused_at > 2 * usual:  # else the pause was none
+            self._pauses += now - self._paused_at - usual
+            self._first_pause, self._last_pause = self._first_pause if self._ended else done, done
             self._ended += 1
-        elif self._last is not None:
-            done, since = self._last
+        else:
             self._seen += iteration - done
             if self._seen > self.SLOW:
                 self._counted += iteration - done
@@ -115,9 +120,13 @@ class TimeLeft:
         """Seconds left; None before anything can be said."""
         if self._last is None or not self._counted:
             return None
-        left = self._iterations - self._last[0]
-        pause = self._pauses / self._ended if self._ended else 0.0
-        return self._seconds / self._counted * left + pause * left * self._epochs / self._iterations
+        left = self._seconds / self._counted * (self._iterations - self._last[0])
+        if not self._ended:
+            return left
+        interval = self._iterations / self._epochs
+        if self._last_pause > self._first_pause:
+            interval = (self._last_pause - self._first_pause) / (self._ended - 1)
+        return left + self._pauses / self._ended * (self._iterations - self._last_pause) / interval
 
 
 class Logger(Callback):
@@ -201,11 +210,14 @@ class Logger(Callback):
             values["skipped_steps"] = float(training.guard.skipped)
         seconds = self._busy_seconds + time.perf_counter() - self._since
         timing = {"samples_per_second": self._samples / seconds if seconds > 0 else 0.0, **memory_now(training.device)}
-        eta = self._time_left.seconds() if self._time_left is not None else None
-        row = LogRow("train", report.step, report.epoch, values, timing, eta)
+        row = LogRow("train", report.step, report.epoch, values, timing, self.time_left())
         for sink in self.sinks:
             sink.write(row)
         self._forget()
+
+    def time_left(self) -> float | None:
+        """Seconds until the run's end; None before anything can be said."""
+        return None if self._time_left is None else self._time_left.seconds()
 
     def _forget(self) -> None:
         self._sums, self._names, self._steps, self._samples = [], [], 0, 0

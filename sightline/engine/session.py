@@ -16,7 +16,8 @@ from sightline.config.errors import ConfigError, RunError
 from sightline.config.override import leaves
 from sightline.config.printable import counted
 from sightline.engine.accumulation import plan_run
-from sightline.engine.callback import Callback, EvaluationReport, StepReport
+from sightline.engine.beat import Beat
+from sightline.engine.callback import Callback, EvaluationReport
 from sightline.engine.checkpoint_reader import Checkpoint, find_checkpoints, newest_whole, set_aside
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.console import Console
@@ -247,42 +248,6 @@ class _LogSink:
             self.timing.append(step=row.step, epoch=row.epoch, kind=row.kind, values=row.timing)
 
 
-class Beat(Callback):
-    """Keeps ``status.json`` fresh."""
-
-    def __init__(self, heartbeat: Heartbeat) -> None:
-        self.heartbeat = heartbeat
-        self._losses: dict[str, float] = {}
-        self._timing: Mapping[str, float] = {}
-        self._eta_s: float | None = None
-
-    def write(self, row: LogRow) -> None:
-        """Take losses, speed and time left of the logger's rows."""
-        if row.kind == "train":
-            self._losses = {name: value for name, value in row.values.items() if name.startswith("loss")}
-            self._timing, self._eta_s = row.timing, row.eta_seconds
-
-    def on_step_end(self, training: Training, report: StepReport) -> None:
-        """Say where the run is, when it is time."""
-        if self.heartbeat.is_due():
-            self.heartbeat.beat(
-                "running",
-                step=report.step,
-                epoch=training.epoch,
-                losses=self._losses,
-                samples_per_s=self._timing.get("samples_per_second"),
-                eta_s=self._eta_s,
-            )
-
-    def on_epoch_end(self, training: Training, epoch: int) -> None:
-        """An evaluation may follow."""
-        self.heartbeat.beat("evaluating", step=training.step, epoch=training.epoch)
-
-    def on_evaluation_start(self, training: Training) -> None:
-        """It may also stand in the middle of an epoch."""
-        self.heartbeat.beat("evaluating", step=training.step, epoch=training.epoch)
-
-
 def run_session(
     config: RunConfig,
     problem: Problem,
@@ -395,6 +360,7 @@ def run_session(
         trackers.tell = console.say
         sinks.append(trackers)
         logger = Logger(config.log, sinks)
+        beat.time_left = logger.time_left
         saver = Saver(writer, config.checkpoint, run_dir)
         gallery = Gallery(
             run_dir,
@@ -403,7 +369,7 @@ def run_session(
             train_batches=config.log.train_pictures,
             eval_samples=config.log.eval_pictures,
         )
-        every: list[Callback] = [beat, logger, console, result, gallery, trackers]
+        every: list[Callback] = [logger, beat, console, result, gallery, trackers]
         stopwatch = OFF if config.profile is None else RunningStopwatch()
         if config.profile is not None:
             every.append(Profiler(config.profile, stopwatch, run_dir, say=console.say, unit=problem.unit))

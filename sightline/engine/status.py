@@ -62,6 +62,11 @@ class Status(Config):
             return alive
         return (time.time() if now is None else now) - self.updated < STALE_SECONDS
 
+    def time_left(self, now: float | None = None) -> float:
+        """``eta_s`` less what has passed since it was written; 0 where nothing is known."""
+        passed = (time.time() if now is None else now) - self.updated
+        return max(0.0, (self.eta_s or 0.0) - max(0.0, passed))
+
     def word(self) -> str:
         """The state in one word; ``dead`` for a run that stopped without saying so."""
         return self.state if self.state in _ENDED or self.is_alive() else "dead"

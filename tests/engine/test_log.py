@@ -20,7 +20,7 @@ def test_pauses_between_epochs_count_as_often_as_epochs_are_left():
         if iteration % 10 == 0:
             left.pause(now)
             now += 30
-    assert left.seconds() == pytest.approx(50 * 1 + 31 * 5)  # a pause ends with the step after it
+    assert left.seconds() == pytest.approx(50 * 1 + 30 * 6)  # the pause that begins now, and that after the last step
 
 
 def test_steps_of_several_micro_batches_count_by_micro_batches():
