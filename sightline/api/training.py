@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from sightline.engine.processes import Processes, Share
     from sightline.engine.run_config import Problem, RunConfig
     from sightline.engine.run_log import RunLog
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,10 +150,15 @@ def _in_processes(
     config: RunConfig, run_dir: Path, processes: Processes, device: torch.device, *, resume: bool, console: Console
 ) -> TrainResult:
     """Open the data and train in a folder that is known."""
+    from sightline.engine.parts import take_note
     from sightline.engine.run_log import RunLog
 
     again = f"sightline resume {quote(str(run_dir))}" if resume else "sightline train --from RUN"
     with RunLog(console, config.log.level, rank=processes.share.rank) as log:
+        noted = processes.tell(take_note(run_dir) if processes.is_first else None)
+        if noted is not None and (config.samples_at_once is None or noted < config.samples_at_once):
+            console.say(f"memory ran out before: the run goes on with samples_at_once={noted}")
+            config = config.but(samples_at_once=noted)
         config, callbacks = load_callbacks(config, console, again=again)
         problem = open_problem(config, device, console, processes.share)
         return _run(
@@ -174,6 +183,7 @@ def launch(config: RunConfig, run_dir: Path, *, resume: bool) -> TrainResult:
     import os
 
     from sightline.engine.launch import launch_here
+    from sightline.engine.parts import NOTE_FILE
     from sightline.recipes import RECIPES
 
     if config.recipe not in RECIPES or type(RECIPES[config.recipe]()) is not type(config):
@@ -182,8 +192,10 @@ def launch(config: RunConfig, run_dir: Path, *, resume: bool) -> TrainResult:
             "own program with torchrun; it then trains with all of them."
         )
     threads = config.threads or max(1, (os.cpu_count() or 1) // config.devices)
-    arguments = (config.recipe, json.dumps(config.model_dump(mode="json")), str(run_dir), resume)
-    code = launch_here(work, arguments, processes=config.devices, threads=threads)
+    values, code = json.dumps(config.model_dump(mode="json")), None
+    while code is None or (code == 1 and (run_dir / NOTE_FILE).exists()):  # memory ran out: again, in smaller parts
+        arguments = (config.recipe, values, str(run_dir), resume or code is not None)
+        code = launch_here(work, arguments, processes=config.devices, threads=threads)
     if code not in (0, 3):
         if not resume:
             _remove_if_unused(run_dir)
@@ -277,8 +289,11 @@ def open_problem(config: RunConfig, device: torch.device, console: Console, shar
         torch.set_num_threads(config.threads)
     data = getattr(getattr(config, "data", None), "path", None)
     check_trackers(config.log, data=data)
+    began = time.perf_counter()
     with console.working("reading the data" if data is not None else "rendering the built-in world at its first use"):
-        return config.open(share=share)
+        problem = config.open(share=share)
+    _log.debug("opened the data and built the task in %.2f s", time.perf_counter() - began)
+    return problem
 
 
 def _run(

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -250,10 +251,14 @@ class CheckpointWriter:
             event.synchronize()
         final = self.folder / folder_name(new.step)
         displaced = self.folder / f"{DISPLACED}{final.name}"
+        began = time.perf_counter()
         try:
             self._write_folder(final, displaced, new, reason, state_json, sync_first)
         except OSError as error:
             raise self._failure(new.step, error.strerror or str(error)) from error
+        megabytes = sum(buffer.file_bytes for buffer in self._buffers.values()) / 1e6
+        took = time.perf_counter() - began
+        _log.debug("checkpoint %s (%s): %.1f MB written in %.2f s", final.name, reason, megabytes, took)
         self._saved = [*others, new]
         try:
             fsync_path(self.folder)
@@ -324,6 +329,7 @@ class CheckpointWriter:
                 doomed = self.folder / f"{REMOVING}{folder_name(one.step)}"
                 (self.folder / folder_name(one.step)).rename(doomed)
                 _remove(doomed)
+                _log.debug("checkpoint %s removed: no rule of checkpoint.keep wants it", folder_name(one.step))
         self._saved = [one for one in self._saved if one.step in kept]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from sightline.engine.processes import ALONE, Processes
 from sightline.engine.retention import BestBy
 from sightline.engine.seed import reseed
 from sightline.engine.task import Loader, Metric, Task
+
+_log = logging.getLogger(__name__)
 
 Cycle = tuple[tuple[Literal["train", "val"], PositiveInt], ...]
 
@@ -414,6 +417,7 @@ class Evaluator(Callback):
         for callback in self.callbacks:
             callback.on_evaluation_start(training)
         task, device, precision = training.task, training.device, training.precision
+        began = time.perf_counter()
         metric, losses = None, ValidationLosses() if due.losses else None
         try:
             with weights_for_evaluation(training, self.config.weights):
@@ -442,5 +446,6 @@ class Evaluator(Callback):
             metric.details() if metric is not None and processes.is_first else {},
             losses_only=metric is None,
         )
+        _log.debug("evaluation after step %d took %.2f s", training.step, time.perf_counter() - began)
         for callback in self.callbacks:
             callback.on_evaluation_end(training, report)
