@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from sightline.config.printable import counted
 from sightline.engine.atomic_file import replace_file
 from sightline.engine.seed import reseed
 
@@ -118,14 +119,15 @@ class SamplesAtOnce:
         if training.processes.share.count > 1:
             if self.note_dir is not None:
                 leave_note(self.note_dir, self.limit)
+            rank = training.processes.share.rank
             raise StepTooLargeError(
-                f"out of memory with {before} samples at once in process {training.processes.share.rank}, at step "
-                f"{training.step}: {_first_line(error)}\n  When the run is resumed, batches are run in parts of at "
-                f"most {self.limit} samples a process (samples_at_once={self.limit})."
+                f"out of memory with {counted(before, 'sample')} at once in process {rank}, at step {training.step}: "
+                f"{_first_line(error)}\n  When the run is resumed, batches are run in parts of at most "
+                f"{counted(self.limit, 'sample')} a process (samples_at_once={self.limit})."
             )
         self.tell(
-            f"out of memory with {before} samples at once, at step {training.step}: from now on batches are run in "
-            f"parts of at most {self.limit}. Batch, losses and gradients stay what they are; batch norm sees the parts"
+            f"out of memory with {counted(before, 'sample')} at once, at step {training.step}: from now on batches are "
+            f"run in parts of at most {self.limit}. Batch, losses and gradients stay as they are; batch norm sees parts"
         )
         training.optimizer.zero_grad()
         training.guard.forget_step()
