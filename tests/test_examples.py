@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 import sightline
-from sightline.config.errors import ConfigError
+from sightline import api
+from sightline.config.errors import ConfigError, RunError
 from sightline.engine.console import Console
 from tests.cli.tool import sightline as command
 from tests.cli.tool import without_report
@@ -92,6 +93,24 @@ def test_evaluation_anew_gives_the_figures_of_the_run(whole):
     figures = [row["values"] for row in rows_of(whole) if row["kind"] == "eval"]
     assert len(figures) == 4 and figures[-1]["accuracy"] > 0.9
     assert dict(sightline.evaluate(whole, checkpoint="latest")) == figures[-1]
+
+
+def test_what_is_for_detectors_says_so(whole, tmp_path):
+    with pytest.raises(ConfigError, match="only 2D detectors predict on images, and this is a run of SpiralRun"):
+        sightline.load(whole)
+    with pytest.raises(RunError, match="keeps no predictions"):
+        sightline.evaluate(whole, save=tmp_path / "found.json")
+
+
+def test_a_run_of_ones_own_is_checked_before_it_begins(tmp_path):
+    from whole_run import SpiralRun
+
+    with chdir(tmp_path):
+        report = api.preflight(SpiralRun(epochs=1, device="cpu"), changes=["batch_size=32", "lr=0.2"])
+        wrong = api.preflight(SpiralRun(epochs=1, device="cpu"), changes=["batch_size=32", "momentum=0.2"])
+    assert report.can_start and not wrong.can_start
+    assert any("unknown key 'momentum'" in finding.text for finding in wrong.findings)
+    assert any("x (32, 2) float32, y (32) int64" in finding.text for finding in report.findings)
 
 
 def test_the_page_of_a_run_of_ones_own_speaks_of_no_detector(whole):

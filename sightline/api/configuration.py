@@ -69,7 +69,7 @@ def resolve(
 
 
 def resolve_leniently(
-    recipe: str | Path, changes: Sequence[str] = (), *, data: PathLike | None = None
+    recipe: str | Path | RunConfig, changes: Sequence[str] = (), *, data: PathLike | None = None
 ) -> tuple[RunConfig | None, list[str]]:
     """As ``resolve``, but a change that is wrong is left out, so that all of them can be told at once.
 
@@ -85,11 +85,15 @@ def resolve_leniently(
             wrong.append(str(error))
     if data is not None:
         by_hand.append(Change("data.path", os.fspath(data), "--data"))
-    try:
-        name, place, in_file = _origin_of(recipe, None)
-        base = _base(name, place)
-    except UserError as error:
-        return None, [*wrong, str(error)]
+    in_file: list[Change] = []
+    if isinstance(recipe, str | Path):
+        try:
+            name, place, in_file = _origin_of(recipe, None)
+            base = _base(name, place)
+        except UserError as error:
+            return None, [*wrong, str(error)]
+    else:
+        base = recipe
 
     def attempt(given: Sequence[Change]) -> RunConfig | ConfigError:
         mine = [change for change in in_file if change in given], [change for change in by_hand if change in given]

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from sightline.engine.run_config import RunConfig
 
 
+def title_of(config: RunConfig) -> str:
+    """What the runs of a configuration are called: its recipe, or its class."""
+    return config.recipe or type(config).__name__
+
+
 def defined_class(name: str) -> type[RunConfig] | None:
     """The configuration class of a name that this process has defined; of several the last, as in a notebook."""
     from sightline import recipes  # so that ours are defined too

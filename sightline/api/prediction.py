@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sightline.api.configuration import PathLike, read_config
 from sightline.api.inference import class_names_of, load_weights, open_run, refuse_unused
 from sightline.api.output import check_output_folder, write_output
+from sightline.api.own_runs import title_of
 from sightline.config.errors import ConfigError, DataError, RunError, did_you_mean
 from sightline.config.printable import printable
 
@@ -91,8 +92,7 @@ class Predictor:
         from sightline.recipes.detection2d import Detection2DRun
         from sightline.tasks.detection2d import Detection2D
 
-        if not isinstance(config, Detection2DRun):
-            raise ConfigError(f"recipe {config.recipe!r}: only 2D detectors predict on images.")
+        assert isinstance(config, Detection2DRun), "load() has looked"
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.class_names = tuple(class_names)
@@ -190,9 +190,15 @@ def load(run: PathLike, *, checkpoint: str = "best", changes: Sequence[str] = ()
     Raises:
         UserError: If there is no such run or checkpoint, or it is damaged.
     """
+    from sightline.recipes.detection2d import Detection2DRun
+
     run_dir, found = open_run(Path(run), checkpoint)
     config = read_config(run_dir, changes)
     refuse_unused(changes, PREDICTION_KEYS, "a prediction")
+    if not isinstance(config, Detection2DRun):
+        raise ConfigError(
+            f"{printable(run_dir)}: only 2D detectors predict on images, and this is a run of {title_of(config)}."
+        )
     return Predictor(config, found, class_names_of(run_dir))
 
 

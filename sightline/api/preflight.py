@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.api.configuration import PathLike, resolve_leniently
+from sightline.api.own_runs import title_of
 from sightline.config.errors import ConfigError, UserError, did_you_mean
 from sightline.config.printable import printable
 from sightline.engine.finding import Finding
@@ -110,13 +111,8 @@ def preflight(
         tell: Called with what is being done.
     """
     began = time.perf_counter()
-    if isinstance(recipe, str | Path):
-        config, wrong = resolve_leniently(recipe, changes, data=data)
-        title = str(recipe)
-    elif data is not None or changes:
-        raise ConfigError("data and changes go with the name of a recipe; change a configuration with config.but(...).")
-    else:
-        config, wrong, title = recipe, [], recipe.recipe or type(recipe).__name__
+    config, wrong = resolve_leniently(recipe, changes, data=data)
+    title = str(recipe) if isinstance(recipe, str | Path) else title_of(recipe)
     check = _Preflight(began, decode=decode, tell=tell)
     for text in wrong:
         check.find("configuration", "problem", text)
@@ -189,7 +185,7 @@ class _Preflight:
         """Whether the run's folder can be made."""
         from sightline.engine.run_folder import RUNS, check_new_run_folder
 
-        recipe = config.recipe or type(config).__name__
+        recipe = title_of(config)
         folder = out if out is not None else RUNS / recipe / (name or "")
         if out is not None and name is not None:
             self.find("output", "problem", "--out and --name are both given", "give either a folder or a name")

@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from sightline.api.own_runs import title_of
 from sightline.api.table import Table
 from sightline.config.explain import keys_of
 from sightline.config.printable import counted, printable
@@ -54,7 +55,7 @@ def _model(config: RunConfig, training: Training) -> str:
     from sightline.recipes.detection2d import Detection2DRun
 
     count = sum(parameter.numel() for parameter in training.task.parameters())
-    text = f"{printable(config.recipe or type(config).__name__)}, {count:,} parameters"
+    text = f"{printable(title_of(config))}, {count:,} parameters"
     if isinstance(config, Detection2DRun):
         size = config.image_size
         detector: Any = training.task.detector
@@ -148,7 +149,7 @@ def _device(config: RunConfig, training: Training) -> str:
 def _length(config: RunConfig, training: Training) -> str:
     length = training.plan.length
     epochs = f"{length.epochs:,} {'epoch' if length.epochs == 1 else 'epochs'}"
-    window = config.accumulation.full_window(config.batch_size)
+    window = config.accumulation.full_window(config.samples_per_batch)
     many = f", up to {window} of them a step" if window > 1 else ""
     return f"{epochs}, {length.steps:,} steps, batches of {config.batch_size}{many}"
 

@@ -13,6 +13,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from sightline.api.configuration import PathLike, read_config, resolve, write_config
+from sightline.api.own_runs import title_of
 from sightline.api.runs import report
 from sightline.api.user_code import as_change, load_callbacks
 from sightline.config.errors import ConfigError, UserError
@@ -100,11 +101,6 @@ def train(
             made = new_run_folder(title_of(noted), name=name, out=folder) if processes.is_first else None
             run_dir = Path(processes.tell(None if made is None else str(made)))
             return _run(noted, problem, run_dir, processes, device, log, console=console, callbacks=callbacks)
-
-
-def title_of(config: RunConfig) -> str:
-    """What the runs of a configuration are called: its recipe, or its class."""
-    return config.recipe or type(config).__name__
 
 
 def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | None = None) -> TrainResult:

@@ -172,10 +172,13 @@ def try_prediction(training: Training, loader: Loader, *, batches: int = 2) -> T
 
 
 def shapes_of(batch: Any) -> tuple[str, ...]:
-    """``images (8, 3, 320, 320) uint8`` for every tensor of a batch that is a dataclass."""
+    """``images (8, 3, 320, 320) uint8`` for every tensor of a batch that is a dataclass, and in mappings of it."""
     if not is_dataclass(batch):
         return (f"{type(batch).__name__} of {len(batch)}",)
-    named = [(one.name, getattr(batch, one.name)) for one in fields(batch)]
+    named: list[tuple[str, Any]] = []
+    for one in fields(batch):
+        value = getattr(batch, one.name)
+        named += value.items() if isinstance(value, Mapping) else [(one.name, value)]
     return tuple(
         f"{name} ({', '.join(map(str, value.shape))}) {str(value.dtype).removeprefix('torch.')}"
         for name, value in named
