@@ -6,7 +6,7 @@ import types
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import checkpoint_steps, efficiency, epoch_gap, mosaic_sample
+from benchmarks import checkpoint_steps, efficiency, epoch_gap, mosaic_sample, processes
 from sightline.engine.checkpoint_writer import CheckpointWriter
 
 
@@ -127,3 +127,12 @@ def test_the_efficiency_looks_at_every_epoch_and_keeps_the_batches_of_the_last()
     assert seen == [[1, 0], [1, 1], [1, 2]]
     assert len(clocks.epochs) == 2
     assert all(0 < inside <= whole for whole, inside in clocks.epochs)
+
+
+def test_the_line_of_two_processes_counts_neither_the_first_epoch_nor_the_last(capsys, pictures, monkeypatch):
+    monkeypatch.setitem(processes.ROWS, "two_threads", ("threads=1",))
+    options = ["--rounds", "1", "--epochs", "3", "--rows", "two_threads", "--image-size", "64"]
+    changes = ["model.width=0.125", "workers=0", "log.trackers=[]"]
+    found = line_of(capsys, "processes", "--data", str(pictures), *options, *changes)
+    assert found["figure"] == 1.0
+    assert found["rows"]["two_threads"]["images_per_s"] > 0
