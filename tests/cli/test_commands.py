@@ -14,7 +14,9 @@ import yaml
 
 from sightline import __version__
 from sightline.data.formats.find import open_dataset
+from sightline.recipes import RECIPES
 from tests.cli.tool import RECIPE, TINY, files_in, sightline, typed, without_report
+from tests.engine.toy import toy_run
 
 RUN = f"runs/{RECIPE}/1"
 COCO_FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100")
@@ -252,10 +254,26 @@ def test_runs_are_compared_reported_and_told(workplace, tmp_path):
     assert compared.code == 0, compared.err
     assert [line.split() for line in compared.out.splitlines() if line.startswith("seed")] == [["seed", "0", "5"]]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert [line.split() for line in compared.out.splitlines() if line.startswith("state")] == [
+        ["state", "done", "done"]
+    ]
     assert sightline("report", tmp_path / "other", cwd=workplace).out == f"report: {tmp_path}/other/report/index.html\n"
     assert sightline("status", tmp_path / "other", cwd=workplace).out.startswith(f"{tmp_path}/other: done\nstep 4/4")
     table = sightline("status", cwd=workplace).out.splitlines()
     assert table[1].split()[:4] == [RUN, "done", "4/4", "2/2"]
+
+
+def test_a_comparison_is_written_as_json(workplace, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, "toy", toy_run)
+    trained(tmp_path, "toy", "--out", "toy", "evaluate.best.metric=accuracy")
+    compared = sightline("compare", RUN, tmp_path / "toy", "--json", tmp_path / "both.json", cwd=workplace)
+    assert compared.code == 0, compared.err
+    detector, toy = json.loads((tmp_path / "both.json").read_text())["runs"]
+    assert (detector["state"], detector["step"], detector["total_steps"]) == ("done", 4, 4)
+    assert toy["step"] == 24 and toy["figures"].keys() == {"accuracy"} and toy["last_loss"] > 0
+    assert toy["configuration"]["recipe"] == "toy" and "image_size" in detector["configuration"]
+    refused = sightline("compare", RUN, tmp_path / "toy", "--json", tmp_path, cwd=workplace)
+    assert refused.code == 2 and "compare" not in refused.out
 
 
 def test_the_schedule_is_drawn_before_a_run_begins(workplace, tmp_path):
