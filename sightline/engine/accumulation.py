@@ -35,6 +35,10 @@ class AccumulationConfig(Config):
     """mean: the gradient of the mean loss over the samples of the window. sum: that times the samples of a full
     window, which is what adding up per-batch losses multiplied by their batch size gives."""
 
+    exact: bool = False
+    """Let losses that are means over boxes or points count by those of the whole window, not by samples: two windows
+    of one size then have equal losses however they are cut. Costs a second forward pass without gradients."""
+
     @model_validator(mode="after")
     def _one_way_to_count(self) -> Self:
         if self.nominal_batch_size is not None and self.every != 1:

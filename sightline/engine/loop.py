@@ -25,6 +25,7 @@ from sightline.engine.schedule import Progress, Schedule
 from sightline.engine.seed import reseed
 from sightline.engine.stopwatch import OFF, Stopwatch
 from sightline.engine.task import Loader, Task
+from sightline.engine.windows import micro_batches
 
 
 @dataclass
@@ -105,33 +106,30 @@ def _take_steps(
     sample_ids: tuple[int, ...] = ()
     num_samples = 0
     batches = loader.iterate(epoch=t.iteration // per_epoch, index=t.iteration % per_epoch, epochs=length.epochs)
-    for fetched in stopwatch.waiting_for(batches):
-        if t.step >= length.steps:
-            break
-        batch = fetched.batch.to(t.device)
-        part = t.plan.at(t.iteration)
+    for fetched, place, parts in micro_batches(t, stopwatch.waiting_for(batches)):
+        stopwatch.lap("forward")
         reseed(t.device, t.seed, t.iteration, processes.share.rank)
         try:
-            for piece in t.at_once.parts(t, batch, part.samples):
+            for part in parts:
                 stopwatch.lap("forward")
-                with processes.gradients_meet(t.module, now=part.ends_window and piece.is_last):
-                    with precision.autocast(), piece.weighing():
-                        losses = t.module(piece.batch)
-                    shown = len(piece.batch) * piece.of
-                    losses = processes.whole_batch(losses, shown, of=part.samples, is_whole=t.task.losses_are_whole)
+                with processes.gradients_meet(t.module, now=place.ends_window and part.is_last):
+                    with precision.autocast(), part.weighing():
+                        losses = t.module(part.batch)
+                    shown = len(part.batch) * part.of
+                    losses = processes.whole_batch(losses, shown, of=place.samples, is_whole=t.task.losses_are_whole)
                     stopwatch.lap("backward")
-                    precision.backward(losses, part.weight / piece.of)
-                window.append((processes.mean(losses), part.weight / piece.of))
-                t.guard.meet(window[-1][0], partial(first_culprit, t, piece.batch, t.iteration))
+                    precision.backward(losses, place.weight / part.of)
+                window.append((processes.mean(losses), place.weight / part.of))
+                t.guard.meet(window[-1][0], partial(first_culprit, t, part.batch, t.iteration))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            t.at_once.ran_out(t, part.samples, error)
+            t.at_once.ran_out(t, place.samples, error)
             return None
         sample_ids += tuple(fetched.batch.sample_ids)
-        num_samples += part.samples
+        num_samples += place.samples
         t.iteration += 1
-        if not part.ends_window:
+        if not place.ends_window:
             continue
 
         stopwatch.lap("optimizer")

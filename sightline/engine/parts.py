@@ -22,6 +22,7 @@ from sightline.engine.seed import reseed
 
 if TYPE_CHECKING:
     from sightline.engine.loop import Training
+    from sightline.engine.task import PartWeights
 
 NOTE_FILE = "out_of_memory.json"
 """In a run's folder: what a process of several that ran out of memory leaves for those that come after it."""
@@ -61,8 +62,8 @@ class SamplesAtOnce:
         self.note_dir: Path | None = None
         """Where a process of several leaves its note."""
 
-    def parts(self, training: Training, batch: Any, samples: int) -> Sequence[Part] | Iterator[Part]:
-        """The batch, or its parts in their order. All processes have equally many.
+    def cut(self, training: Training, batch: Any, samples: int) -> Sequence[Any]:
+        """A batch in pieces, which may be one: itself. All processes make equally many.
 
         Args:
             training: Runs them.
@@ -70,28 +71,10 @@ class SamplesAtOnce:
             samples: Of the whole batch, over all processes.
         """
         count = 1 if self.limit is None else -(-largest_share(training, samples) // self.limit)
-        return (Part(batch, 1, True),) if count <= 1 else self._cut(training, batch, count)
-
-    def _cut(self, training: Training, batch: Any, count: int) -> Iterator[Part]:
-        length, task = len(batch), training.task
-        bounds = [place * length // count for place in range(count + 1)]
-        parts = [batch.part(first, end) for first, end in pairwise(bounds)]
-        weights = task.weigh_parts(count) if task.losses_are_whole else None
-        if weights is None:
-            for place, part in enumerate(parts):
-                yield Part(part, count, place == count - 1)
-            return
-        kept = [(buffer, buffer.clone()) for buffer in task.buffers()]
-        with torch.no_grad():
-            for part in parts:
-                with weights.counting(), training.precision.autocast():
-                    task(part)
-            for buffer, value in kept:
-                buffer.copy_(value)
-        weights.end_counting()
-        reseed(training.device, training.seed, training.iteration, training.processes.share.rank)
-        for place, part in enumerate(parts):
-            yield Part(part, count, place == count - 1, weights.weighing)
+        if count <= 1:
+            return (batch,)
+        bounds = [place * len(batch) // count for place in range(count + 1)]
+        return [batch.part(first, end) for first, end in pairwise(bounds)]
 
     def ran_out(self, training: Training, samples: int, error: BaseException) -> None:
         """Memory ran out in the forward or backward pass of a batch: have its step begun anew, in halves.
@@ -141,6 +124,53 @@ class SamplesAtOnce:
         """Take over what ``state`` gave, unless the configuration says something else now."""
         if state is not None and state["wanted"] == self.wanted:
             self.limit = state["limit"]
+
+
+def weighed_together(training: Training, micro_batches: Sequence[Sequence[Any]]) -> list[Iterator[Part]]:
+    """The parts of micro-batches that follow each other from ``training.iteration`` on, for one backward pass each.
+
+    Where a task can weigh its parts, all of these are shares of one batch: the mean of their losses is the loss of
+    all micro-batches as one. Else every part counts as much as any other of its micro-batch.
+
+    Args:
+        training: Runs them.
+        micro_batches: The pieces of each.
+
+    Returns:
+        For each micro-batch its parts, to be taken in order. Taking the first one may run the model.
+    """
+    task, first = training.task, training.iteration
+    count = sum(len(pieces) for pieces in micro_batches)
+    weights = task.weigh_parts(count) if task.losses_are_whole and count > 1 else None
+
+    def of(number: int, pieces: Sequence[Any]) -> Iterator[Part]:
+        if weights is not None:
+            if number == 0:
+                _count(training, micro_batches, weights)
+            _reseed(training, first + number)
+        weighing = nullcontext if weights is None else weights.weighing
+        for place, piece in enumerate(pieces, start=1):
+            yield Part(piece, len(pieces), place == len(pieces), weighing)
+
+    return [of(number, pieces) for number, pieces in enumerate(micro_batches)]
+
+
+def _count(training: Training, micro_batches: Sequence[Sequence[Any]], weights: PartWeights) -> None:
+    """Have the task look at every piece without gradients. It stays as it was."""
+    kept = [(buffer, buffer.clone()) for buffer in training.task.buffers()]
+    with torch.no_grad():
+        for number, pieces in enumerate(micro_batches):
+            _reseed(training, training.iteration + number)
+            for piece in pieces:
+                with weights.counting(), training.precision.autocast():
+                    training.task(piece)
+        for buffer, value in kept:
+            buffer.copy_(value)
+    weights.end_counting()
+
+
+def _reseed(training: Training, iteration: int) -> None:
+    reseed(training.device, training.seed, iteration, training.processes.share.rank)
 
 
 def largest_share(training: Training, samples: int) -> int:

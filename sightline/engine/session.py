@@ -189,6 +189,11 @@ def build_training(
     assert config.precision != "auto", "settle() comes first"
     precision = Precision(config.precision, device=device)
     task = problem.task.to(device)
+    if config.accumulation.exact and not task.losses_are_whole:
+        raise ConfigError(
+            "accumulation.exact=true: the losses of this task are means over samples, and those are weighed exactly as "
+            "it is. Leave it out."
+        )
     if processes.share.count > 1:
         if config.sync_batch_norm:
             synchronise_batch_norm(task, device)

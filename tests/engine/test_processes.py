@@ -165,3 +165,33 @@ def test_small_things_travel():
     assert [gathered for _, gathered, *_ in results] == [[b"", b"\1" * 3, b"\2" * 6], [], []]
     assert {tuple(asked) for _, _, asked, _ in results} == {(False, False, False, True, False)}, "one round later"
     assert all(now for *_, now in results)
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_grad_norm": 0.5, "optimizer": {"kind": "adamw"}}])
+def test_one_batch_of_8_and_two_accumulated_ones_of_4_take_equal_steps(tmp_path, changes):
+    common = {**changes, "schedule": {"interval": "step", "kind": "cosine"}, "freeze": ["*.running_*"], "samples": 20}
+    together(1, toy, tmp_path / "whole", {**common, "batch_size": 8})
+    for batch_size, every in ((4, 2), (2, 4)):
+        cut = {**common, "batch_size": batch_size, "accumulation": {"every": every}}
+        together(1, toy, tmp_path / str(every), cut)
+        assert_same_weights(tmp_path / str(every), tmp_path / "whole")
+    together(2, toy, tmp_path / "two", {**common, "batch_size": 4, "accumulation": {"every": 2}})
+    assert_same_weights(tmp_path / "two", tmp_path / "whole")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("assignment", ["anchor", "ota"])
+def test_a_detector_accumulates_by_boxes_where_it_is_to_be_exact(tmp_path, assignment):
+    fixed = ["freeze=*.running_*", "schedule.warmup.epochs=0", "schedule.warmup.iterations=0", "epochs=3", "ema.ramp=0"]
+    fixed += ["schedule.warmup.bias_lr=null", "schedule.warmup.momentum=null", "schedule.warmup.max_fraction=null"]
+    fixed += [f"model.loss.assignment={assignment}", "evaluate.every_epochs=3", "accumulation.nominal_batch_size=null"]
+    fixed += ["accumulation.gradient=mean", "optimizer.decay_follows_batch=false", "lr=1e-3"]
+    together(1, detector, tmp_path / "whole", [*fixed, "batch_size=8"])
+    cut = [*fixed, "batch_size=4", "accumulation.every=2"]
+    together(1, detector, tmp_path / "cut", [*cut, "accumulation.exact=true"])
+    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
+    together(1, detector, tmp_path / "parts", [*cut, "accumulation.exact=true", "samples_at_once=3"])
+    assert_same_weights(tmp_path / "parts", tmp_path / "whole")
+    together(1, detector, tmp_path / "rough", cut)
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "rough", tmp_path / "whole")
