@@ -171,11 +171,22 @@ def test_the_command_line_says_where_such_a_run_goes_on(whole):
 def test_torchrun_trains_with_all_processes(tmp_path):
     from whole_run import main
 
+    program = tmp_path / "warns.py"
+    program.write_text(
+        "import sys, os, warnings, whole_run\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    forward = whole_run.SpiralTask.forward\n"
+        "    def warns(self, batch):\n"
+        "        warnings.warn('a word of the second process')\n"
+        "        return forward(self, batch)\n"
+        "    whole_run.SpiralTask.forward = warns\n"
+        "sys.exit(whole_run.main(sys.argv[1:]).exit_code)\n"
+    )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launch, str(EXAMPLES / "whole_run.py"), *QUIET, "epochs=1"],
+        [*launch, str(program), *QUIET, "epochs=1"],
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES)},
         capture_output=True,
         text=True,
         check=False,
@@ -189,7 +200,9 @@ def test_torchrun_trains_with_all_processes(tmp_path):
     for name, tensor in weights_of(alone).items():
         torch.testing.assert_close(weights_of(run)[name], tensor, rtol=0, atol=1e-6)
     assert rows_of(run)[-1] == rows_of(alone)[-1], "the figures of the evaluation"
-    assert (run / "log.txt").exists() and not (run / "log_1.txt").exists()
+    assert "first of 2 processes" in (run / "log.txt").read_text()
+    (word,) = (run / "log_1.txt").read_text().splitlines()
+    assert "WARNING UserWarning: a word of the second process" in word
 
 
 def test_a_console_of_ones_own_is_quiet_when_the_level_says_so(tmp_path):
