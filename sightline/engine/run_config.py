@@ -24,6 +24,7 @@ from sightline.engine.processes import WHOLE, Share
 from sightline.engine.retention import BestBy, CheckpointConfig, KeepBest, KeepImprovements
 from sightline.engine.rollback import RollbackConfig
 from sightline.engine.schedule import ScheduleConfig
+from sightline.engine.stop import seconds_of
 from sightline.engine.task import Loader, Task
 from sightline.engine.user_callbacks import CallbackConfig, as_list
 from sightline.engine.watch import WatchConfig
@@ -42,6 +43,11 @@ def _known_device(name: object) -> object:
     elif len(numbers) > 1:
         cure = f"for a process on each of {len(numbers)} GPUs give devices={len(numbers)}"
     raise ValueError(f"no device {name!r}; {cure}")
+
+
+def _known_duration(value: object) -> object:
+    seconds_of(str(value))
+    return value
 
 
 def _as_list(value: object) -> object:
@@ -119,6 +125,11 @@ class RunConfig(Config):
     freeze: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     """Patterns on parameter names, such as ``detector.network.layers.[0-9].*``: what they fit is not trained, and the
     running statistics of its normalisation layers stand still."""
+    stop_at_epoch: PositiveInt | None = None
+    """Stop with exit code 3 once so many epochs are complete and evaluated; a resumed run goes on beyond them."""
+    max_time: Annotated[str, BeforeValidator(_known_duration)] | None = None
+    """Stop with exit code 3 before a session has taken so long: 90s, 10m, 2h, 1d or 1h30m. The schedule stays as it is.
+    """
     limit_batches: PositiveInt | None = None
     """Use only so many training and evaluation batches per epoch: a quick run through the whole path."""
     max_grad_norm: PositiveFloat | None = None
@@ -194,6 +205,8 @@ class RunConfig(Config):
             idle["optimizer.decay_follows_batch"] = "there is no accumulation.nominal_batch_size"
         if "tensorboard" not in self.log.trackers:
             idle["histograms"] = "they are shown by TensorBoard, which log.trackers does not name"
+        if self.stop_at_epoch is not None and self.epochs is not None and self.stop_at_epoch >= self.epochs:
+            idle["stop_at_epoch"] = f"the run ends with epoch {self.epochs}"
         if self.on_nonfinite != "rollback":
             idle["rollback"] = f"nothing is rolled back (on_nonfinite={self.on_nonfinite})"
         if self.weights is None:
