@@ -1,8 +1,9 @@
-"""The programs of docs/bare-engine.md: they stand there as they are, and do what the page says."""
+"""The programs of docs/bare-engine.md and docs/python.md do what the pages say."""
 
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import chdir
@@ -16,7 +17,7 @@ from sightline import api
 from sightline.config.errors import ConfigError, RunError
 from sightline.engine.console import Console
 from tests.cli.tool import sightline as command
-from tests.cli.tool import without_report
+from tests.cli.tool import without_report, write_city
 from tests.conftest import ROOT
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -213,3 +214,30 @@ def test_a_console_of_ones_own_is_quiet_when_the_level_says_so(tmp_path):
     with without_report():
         sightline.train(config, out=tmp_path / "run", console=Console(said, is_terminal=False))
     assert said.getvalue() == ""
+
+
+def test_the_page_for_python_trains_evaluates_and_predicts(tmp_path, capsys):
+    text = (ROOT / "docs" / "python.md").read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    large, small = "epochs=20, image_size=320", "epochs=1, image_size=64, batch_size=4, workers=0, device='cpu'"
+    assert large in program and "optimizer.momentum=0.95" in program
+    program = program.replace(large, f"{small}, model=yolov7_tiny_small().model.but(width=0.125)")
+    program = program.replace('["optimizer', '["augment.close_mosaic=0", "log.trackers=[]", "optimizer')
+    city = write_city(tmp_path / "my_data")
+    (tmp_path / "photos").symlink_to(city / "images" / "val")
+    names = {}
+    with chdir(tmp_path), without_report():
+        exec(compile(program, "python.md", "exec"), names)
+    assert names["result"].run_dir.parts[:2] == ("runs", "yolov7-tiny-small")
+    record = api.resolve(None, from_run=tmp_path / names["result"].run_dir)[0]
+    assert (record.optimizer.momentum, record.epochs, record.data.path) == (0.95, 1, city)
+    assert "AP50" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "found" / "predictions.json").read_text())) == 3
+
+
+def test_every_command_has_its_function_on_the_page():
+    text = (ROOT / "docs" / "python.md").read_text()
+    for name in ("train", "resume", "evaluate", "predict", "load"):
+        assert f"`sightline.{name}(" in text
+    others = {"check", "preflight", "compare", "report", "status", "plot_lr", "evaluate_all", "score_coco", "world"}
+    assert all(f"`{name}`" in text and callable(getattr(api, name)) for name in others)
