@@ -13,6 +13,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from sightline.api.auto_batch import settle_batch_size
 from sightline.api.configuration import PathLike, read_config, resolve, write_config
 from sightline.api.own_runs import title_of
 from sightline.api.runs import report
@@ -125,6 +126,7 @@ def _train(
     if must_launch(config):
         check_new_run_folder(title_of(config), name=name, out=folder)
         return launch(config, new_run_folder(title_of(config), name=name, out=folder), stop, resume=False)
+    config, found = settle_batch_size(config, lambda: _begun_before_restart(config, name, folder), console)
     with joined(config, recipe_named) as (processes, device, config):
         console = _console(console, processes)
         begun = processes.tell(_begun_before_restart(config, name, folder) if processes.is_first else None)
@@ -133,6 +135,8 @@ def _train(
         with RunLog(console, config.log.level, rank=processes.share.rank) as log:
             if processes.is_first:
                 check_new_run_folder(title_of(config), name=name, out=folder)
+            for line in found:
+                console.say(line)
             noted, callbacks = load_callbacks(config, console, again="sightline train --from RUN")
             problem = open_problem(noted, device, console, processes.share)
             with stop.patiently():  # the folder that is made now is used, or taken away
@@ -175,6 +179,8 @@ def _resume(run: PathLike, changes: Sequence[str], console: Console | None, stop
     run_dir = existing_run(Path(run).expanduser())
     for text in changes:
         change = parse_change(text)
+        if change.key == "batch_size" and change.value == "auto":
+            raise ConfigError(f"{change.origin}: a run that goes on has a batch size; leave it out, or give a number.")
         if change.key in ("weights", "partial_weights", "freeze"):
             raise ConfigError(
                 f"{change.origin}: {change.key} has no effect on a run that goes on: its weights, and which of them it "
@@ -200,13 +206,16 @@ def _in_processes(
     *,
     resume: bool,
     console: Console,
+    found: Sequence[str] = (),
 ) -> TrainResult:
-    """Open the data and train in a folder that is known."""
+    """Open the data and train in a folder that is known; ``found`` is to be said first."""
     from sightline.engine.parts import take_note
     from sightline.engine.run_log import RunLog
 
     again = f"sightline resume {quote(str(run_dir))}" if resume else "sightline train --from RUN"
     with RunLog(console, config.log.level, rank=processes.share.rank) as log:
+        for line in found:
+            console.say(line)
         noted = processes.tell(take_note(run_dir) if processes.is_first else None)
         if noted is not None and (config.samples_at_once is None or noted < config.samples_at_once):
             console.say(f"memory ran out before: the run goes on with samples_at_once={noted}")
@@ -287,10 +296,13 @@ def work(recipe: str, config_json: str, run_dir: str, resume: bool, began: float
             from sightline.engine.session import joined
             from sightline.recipes import recipe as recipe_named
 
-            config = type(recipe_named(recipe)).model_validate(json.loads(config_json))
+            config, run = type(recipe_named(recipe)).model_validate(json.loads(config_json)), Path(run_dir)
+            config, found = settle_batch_size(config, lambda: run_dir if resume else None)
             with joined(config, recipe_named) as (processes, device, config):
                 console = _console(None, processes)
-                result = _in_processes(config, Path(run_dir), processes, device, stop, resume=resume, console=console)
+                result = _in_processes(
+                    config, run, processes, device, stop, resume=resume, console=console, found=found
+                )
                 with stop.patiently():
                     processes.wait()  # for the report, since the end of one process ends all
                     if result.exit_code == exit_codes.STOPPED:  # a launcher that was told to stop asks for no answer

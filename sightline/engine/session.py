@@ -147,7 +147,8 @@ def _agreed(config: C | None, processes: Processes, recipe: Callable[[str], C]) 
     if config is None:
         return type(recipe(told["recipe"])).model_validate(told)
     first = type(config).model_validate(told)
-    own = config.but(precision=first.precision)
+    batch_size = first.batch_size if config.batch_size == "auto" else config.batch_size
+    own = config.but(precision=first.precision, batch_size=batch_size)
     if own != first:
         different = [
             key for (key, mine), (_, theirs) in zip(leaves(own), leaves(first), strict=False) if mine != theirs
@@ -206,7 +207,9 @@ def build_training(
     if config.channels_last:
         to_channels_last(task)
     frozen = freeze(task, config.freeze)
-    optimizer = build_optimizer(config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.batch_size))
+    optimizer = build_optimizer(
+        config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.samples_per_batch)
+    )
     if config.watch is not None:
         matching_layers(task, config.watch.layers)
     if config.compile:
