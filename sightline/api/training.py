@@ -491,12 +491,11 @@ def _with_report(result: TrainResult, console: Console, stop: StopRequest) -> Tr
 
 def _lacks_its_report(run_dir: Path) -> bool:
     """Whether a run is done, but was killed before its page told so."""
-    from sightline.engine.run_record import RUN_FILE, read_record
-    from sightline.report.layout import REPORT_PAGE
+    from sightline.engine.run_record import read_record
+    from sightline.report.page import end_told
 
-    page = run_dir / REPORT_PAGE
-    is_told = page.exists() and page.stat().st_mtime_ns >= (run_dir / RUN_FILE).stat().st_mtime_ns
-    return not is_told and read_record(run_dir).is_done
+    record = read_record(run_dir)
+    return record.is_done and end_told(run_dir) != record.sessions[-1].ended
 
 
 def _remove_if_unused(run_dir: Path) -> None:
