@@ -1,8 +1,9 @@
-"""The programs of docs/bare-engine.md: they stand there as they are, and do what the page says."""
+"""The programs of docs/bare-engine.md and docs/python.md do what the pages say."""
 
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import chdir
@@ -16,7 +17,7 @@ from sightline import api
 from sightline.config.errors import ConfigError, RunError
 from sightline.engine.console import Console
 from tests.cli.tool import sightline as command
-from tests.cli.tool import without_report
+from tests.cli.tool import without_report, write_city
 from tests.conftest import ROOT
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -171,11 +172,22 @@ def test_the_command_line_says_where_such_a_run_goes_on(whole):
 def test_torchrun_trains_with_all_processes(tmp_path):
     from whole_run import main
 
+    program = tmp_path / "warns.py"
+    program.write_text(
+        "import sys, os, warnings, whole_run\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    forward = whole_run.SpiralTask.forward\n"
+        "    def warns(self, batch):\n"
+        "        warnings.warn('a word of the second process')\n"
+        "        return forward(self, batch)\n"
+        "    whole_run.SpiralTask.forward = warns\n"
+        "sys.exit(whole_run.main(sys.argv[1:]).exit_code)\n"
+    )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launch, str(EXAMPLES / "whole_run.py"), *QUIET, "epochs=1"],
+        [*launch, str(program), *QUIET, "epochs=1"],
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES)},
         capture_output=True,
         text=True,
         check=False,
@@ -189,7 +201,9 @@ def test_torchrun_trains_with_all_processes(tmp_path):
     for name, tensor in weights_of(alone).items():
         torch.testing.assert_close(weights_of(run)[name], tensor, rtol=0, atol=1e-6)
     assert rows_of(run)[-1] == rows_of(alone)[-1], "the figures of the evaluation"
-    assert (run / "log.txt").exists() and not (run / "log_1.txt").exists()
+    assert "first of 2 processes" in (run / "log.txt").read_text()
+    (word,) = (run / "log_1.txt").read_text().splitlines()
+    assert "WARNING UserWarning: a word of the second process" in word
 
 
 def test_a_console_of_ones_own_is_quiet_when_the_level_says_so(tmp_path):
@@ -200,3 +214,30 @@ def test_a_console_of_ones_own_is_quiet_when_the_level_says_so(tmp_path):
     with without_report():
         sightline.train(config, out=tmp_path / "run", console=Console(said, is_terminal=False))
     assert said.getvalue() == ""
+
+
+def test_the_page_for_python_trains_evaluates_and_predicts(tmp_path, capsys):
+    text = (ROOT / "docs" / "python.md").read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    large, small = "epochs=20, image_size=320", "epochs=1, image_size=64, batch_size=4, workers=0, device='cpu'"
+    assert large in program and "optimizer.momentum=0.95" in program
+    program = program.replace(large, f"{small}, model=yolov7_tiny_small().model.but(width=0.125)")
+    program = program.replace('["optimizer', '["augment.close_mosaic=0", "log.trackers=[]", "optimizer')
+    city = write_city(tmp_path / "my_data")
+    (tmp_path / "photos").symlink_to(city / "images" / "val")
+    names = {}
+    with chdir(tmp_path), without_report():
+        exec(compile(program, "python.md", "exec"), names)
+    assert names["result"].run_dir.parts[:2] == ("runs", "yolov7-tiny-small")
+    record = api.resolve(None, from_run=tmp_path / names["result"].run_dir)[0]
+    assert (record.optimizer.momentum, record.epochs, record.data.path) == (0.95, 1, city)
+    assert "AP50" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "found" / "predictions.json").read_text())) == 3
+
+
+def test_every_command_has_its_function_on_the_page():
+    text = (ROOT / "docs" / "python.md").read_text()
+    for name in ("train", "resume", "evaluate", "predict", "load"):
+        assert f"`sightline.{name}(" in text
+    others = {"check", "preflight", "compare", "report", "status", "plot_lr", "evaluate_all", "score_coco", "world"}
+    assert all(f"`{name}`" in text and callable(getattr(api, name)) for name in others)

@@ -169,6 +169,8 @@ class _Preflight:
         if review is None:
             return
         self.findings += review.findings
+        if config.batch_size == "auto" and review.open is not None:
+            config = self.batch_size(config, review)
         if review.open is None:
             self.find("step", "note", "not tried, since there is no data")
             return
@@ -226,6 +228,23 @@ class _Preflight:
         threads = f" with {count} {'thread' if count == 1 else 'threads'}" if device.type == "cpu" else ""
         self.find("device", "ok", f"{device}{name}{threads}, {config.precision}")
         self.figures["device"] = str(device)
+        return config
+
+    def batch_size(self, config: RunConfig, review: DataReview) -> RunConfig:
+        """The run with the batch size that it would find."""
+        from sightline.api.auto_batch import find_batch_size
+        from sightline.engine.session import pick_device
+
+        device, count = pick_device(config.device), config.devices
+
+        def find() -> tuple[RunConfig, str]:
+            return find_batch_size(
+                config, device, processes=count, on_this_machine=count, review=review, tell=self.tell
+            )
+
+        config, how = self.attempt("batch size", find, (config.but(batch_size=SMALL_BATCHES[0]), ""))
+        if how:
+            self.find("batch size", "ok", how)
         return config
 
     def build(self, config: RunConfig, problem: Problem) -> Training:
@@ -322,7 +341,7 @@ class _Preflight:
         size = loader.batch_length(0)
         per_sample = trials[-1].seconds / trials[-1].samples if trials else 0.0
         batches = 2
-        was_too_large = bool(trials) and trials[-1].samples <= SMALL_BATCHES[-1] < config.batch_size
+        was_too_large = bool(trials) and trials[-1].samples <= SMALL_BATCHES[-1] < config.samples_per_batch
         if was_too_large or per_sample * size > self.left() / 4:
             small = review.open(config.but(batch_size=SMALL_BATCHES[0])).eval_loader
             assert small is not None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from sightline.api.auto_batch import settle_batch_size
 from sightline.api.configuration import PathLike, read_config, resolve, write_config
 from sightline.api.own_runs import title_of
 from sightline.api.runs import report
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from sightline.engine.processes import Processes, Share
     from sightline.engine.run_config import Problem, RunConfig
     from sightline.engine.run_log import RunLog
+    from sightline.engine.stop import StopRequest
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +56,25 @@ class ProcessesFailedError(RuntimeError):
         self.exit_code = exit_code
 
 
+class StoppedError(RuntimeError):
+    """A stop was asked for before the first step: nothing was done, and nothing half-made is left."""
+
+
+@contextlib.contextmanager
+def _stoppable(began: float | None, cure: str) -> Iterator[StopRequest]:
+    """Take stops from here on. One that comes before the first step, or while the report is written, acts at once."""
+    from sightline.engine.stop import StoppedAtOnce, StopRequest
+
+    stop = StopRequest(began=began)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        stop.watch_parent()
+    try:
+        with stop.listening(), stop.impatiently():
+            yield stop
+    except StoppedAtOnce:
+        raise StoppedError(f"{stop.reason}: stopped before the first step. {cure}") from None
+
+
 def train(
     recipe: str | Path | RunConfig,
     *,
@@ -61,6 +83,7 @@ def train(
     out: PathLike | None = None,
     name: str | None = None,
     console: Console | None = None,
+    began: float | None = None,
 ) -> TrainResult:
     """Train a model in a new run folder.
 
@@ -71,10 +94,25 @@ def train(
         out: The run's folder; default ``runs/RECIPE/NUMBER``, with the name of the class in place of a recipe's.
         name: In place of the number.
         console: Where progress is shown; standard output without it.
+        began: From when ``max_time`` counts, as ``time.monotonic`` does; now by default.
 
     Raises:
         UserError: If the user must change something; nothing was trained.
+        StoppedError: If a stop was asked for before the first step.
     """
+    with _stoppable(began, "Nothing was begun: start it again.") as stop:
+        return _train(recipe, data, changes, out, name, console, stop)
+
+
+def _train(
+    recipe: str | Path | RunConfig,
+    data: PathLike | None,
+    changes: Sequence[str],
+    out: PathLike | None,
+    name: str | None,
+    console: Console | None,
+    stop: StopRequest,
+) -> TrainResult:
     from sightline.engine.run_folder import check_new_run_folder, new_run_folder
     from sightline.engine.run_log import RunLog
     from sightline.engine.session import joined, settle
@@ -87,33 +125,46 @@ def train(
     folder = None if out is None else Path(out).expanduser()
     if must_launch(config):
         check_new_run_folder(title_of(config), name=name, out=folder)
-        return launch(config, new_run_folder(title_of(config), name=name, out=folder), resume=False)
+        return launch(config, new_run_folder(title_of(config), name=name, out=folder), stop, resume=False)
+    config, found = settle_batch_size(config, lambda: _begun_before_restart(config, name, folder), console)
     with joined(config, recipe_named) as (processes, device, config):
         console = _console(console, processes)
         begun = processes.tell(_begun_before_restart(config, name, folder) if processes.is_first else None)
         if begun is not None:
-            return _in_processes(config, Path(begun), processes, device, resume=True, console=console)
+            return _in_processes(config, Path(begun), processes, device, stop, resume=True, console=console)
         with RunLog(console, config.log.level, rank=processes.share.rank) as log:
             if processes.is_first:
                 check_new_run_folder(title_of(config), name=name, out=folder)
+            for line in found:
+                console.say(line)
             noted, callbacks = load_callbacks(config, console, again="sightline train --from RUN")
             problem = open_problem(noted, device, console, processes.share)
-            made = new_run_folder(title_of(noted), name=name, out=folder) if processes.is_first else None
-            run_dir = Path(processes.tell(None if made is None else str(made)))
-            return _run(noted, problem, run_dir, processes, device, log, console=console, callbacks=callbacks)
+            with stop.patiently():  # the folder that is made now is used, or taken away
+                made = new_run_folder(title_of(noted), name=name, out=folder) if processes.is_first else None
+                run_dir = Path(processes.tell(None if made is None else str(made)))
+                return _run(noted, problem, run_dir, processes, device, log, stop, console=console, callbacks=callbacks)
 
 
-def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | None = None) -> TrainResult:
+def resume(
+    run: PathLike, changes: Sequence[str] = (), *, console: Console | None = None, began: float | None = None
+) -> TrainResult:
     """Continue a run exactly where its newest whole checkpoint stands.
 
     Args:
         run: The run's folder.
         changes: ``key=value`` texts, such as ``epochs=100``; the run's configuration becomes the changed one.
         console: Where progress is shown; standard output without it.
+        began: From when ``max_time`` counts, as ``time.monotonic`` does; now by default.
 
     Raises:
         UserError: If there is no such run, it is finished, or a change does not fit.
+        StoppedError: If a stop was asked for before the first step.
     """
+    with _stoppable(began, f"Continue with: sightline resume {quote(str(run))}") as stop:
+        return _resume(run, changes, console, stop)
+
+
+def _resume(run: PathLike, changes: Sequence[str], console: Console | None, stop: StopRequest) -> TrainResult:
     from sightline.engine.launch import find_launch
     from sightline.engine.processes import ALONE
     from sightline.engine.run_folder import existing_run
@@ -123,10 +174,13 @@ def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | Non
     place = find_launch()
     if place is not None and place.rank > 0:  # the folder may be on another machine
         with joined(None, recipe_named) as (processes, device, config):
-            return _in_processes(config, Path(run), processes, device, resume=True, console=_console(None, processes))
+            console = _console(None, processes)
+            return _in_processes(config, Path(run), processes, device, stop, resume=True, console=console)
     run_dir = existing_run(Path(run).expanduser())
     for text in changes:
         change = parse_change(text)
+        if change.key == "batch_size" and change.value == "auto":
+            raise ConfigError(f"{change.origin}: a run that goes on has a batch size; leave it out, or give a number.")
         if change.key in ("weights", "partial_weights", "freeze"):
             raise ConfigError(
                 f"{change.origin}: {change.key} has no effect on a run that goes on: its weights, and which of them it "
@@ -135,22 +189,33 @@ def resume(run: PathLike, changes: Sequence[str] = (), *, console: Console | Non
             )
     config = settle(read_config(run_dir, changes))
     if not changes and _lacks_its_report(run_dir):
-        return _with_report(_what_is_written(run_dir, 0), _console(console, ALONE))
+        return _with_report(_what_is_written(run_dir, 0), _console(console, ALONE), stop)
     if must_launch(config):
-        return launch(config, run_dir, resume=True)
+        return launch(config, run_dir, stop, resume=True)
     with joined(config, recipe_named) as (processes, device, config):
-        return _in_processes(config, run_dir, processes, device, resume=True, console=_console(console, processes))
+        console = _console(console, processes)
+        return _in_processes(config, run_dir, processes, device, stop, resume=True, console=console)
 
 
 def _in_processes(
-    config: RunConfig, run_dir: Path, processes: Processes, device: torch.device, *, resume: bool, console: Console
+    config: RunConfig,
+    run_dir: Path,
+    processes: Processes,
+    device: torch.device,
+    stop: StopRequest,
+    *,
+    resume: bool,
+    console: Console,
+    found: Sequence[str] = (),
 ) -> TrainResult:
-    """Open the data and train in a folder that is known."""
+    """Open the data and train in a folder that is known; ``found`` is to be said first."""
     from sightline.engine.parts import take_note
     from sightline.engine.run_log import RunLog
 
     again = f"sightline resume {quote(str(run_dir))}" if resume else "sightline train --from RUN"
     with RunLog(console, config.log.level, rank=processes.share.rank) as log:
+        for line in found:
+            console.say(line)
         noted = processes.tell(take_note(run_dir) if processes.is_first else None)
         if noted is not None and (config.samples_at_once is None or noted < config.samples_at_once):
             console.say(f"memory ran out before: the run goes on with samples_at_once={noted}")
@@ -158,7 +223,7 @@ def _in_processes(
         config, callbacks = load_callbacks(config, console, again=again)
         problem = open_problem(config, device, console, processes.share)
         return _run(
-            config, problem, run_dir, processes, device, log, resume=resume, console=console, callbacks=callbacks
+            config, problem, run_dir, processes, device, log, stop, resume=resume, console=console, callbacks=callbacks
         )
 
 
@@ -169,61 +234,88 @@ def must_launch(config: RunConfig) -> bool:
     return config.devices > 1 and find_launch() is None
 
 
-def launch(config: RunConfig, run_dir: Path, *, resume: bool) -> TrainResult:
+def launch(config: RunConfig, run_dir: Path, stop: StopRequest, *, resume: bool) -> TrainResult:
     """Start the processes of a run on this machine and wait for them.
 
     Raises:
         ConfigError: If the configuration is no recipe's, so that another process cannot make it.
         ProcessesFailedError: If they failed; the first of them said why.
+        StoppedError: If they were stopped before the first step.
     """
-    import os
-
+    from sightline.config.exit_codes import STOPPED, say
+    from sightline.engine.crash_report import close_report
     from sightline.engine.launch import launch_here
     from sightline.engine.parts import NOTE_FILE
+    from sightline.engine.run_folder import is_run
+    from sightline.engine.run_record import read_record
     from sightline.recipes import RECIPES
 
-    if config.recipe not in RECIPES or type(RECIPES[config.recipe]()) is not type(config):
-        raise ConfigError(
-            f"devices={config.devices}: only recipes of the table can be started in several processes. Start your "
-            "own program with torchrun; it then trains with all of them."
-        )
-    threads = config.threads or max(1, (os.cpu_count() or 1) // config.devices)
-    values, code = json.dumps(config.model_dump(mode="json")), None
-    while code is None or (code == 1 and (run_dir / NOTE_FILE).exists()):  # memory ran out: again, in smaller parts
-        arguments = (config.recipe, values, str(run_dir), resume or code is not None)
-        code = launch_here(work, arguments, processes=config.devices, threads=threads)
-    if code not in (0, 3):
+    try:
+        if config.recipe not in RECIPES or type(RECIPES[config.recipe]()) is not type(config):
+            raise ConfigError(
+                f"devices={config.devices}: only recipes of the table can be started in several processes. Start your "
+                "own program with torchrun; it then trains with all of them."
+            )
+        threads = config.threads or max(1, (os.cpu_count() or 1) // config.devices)
+        values, code = json.dumps(config.model_dump(mode="json")), None
+        before = len(read_record(run_dir).sessions) if is_run(run_dir) else 0
+        while code is None or (code == 1 and (run_dir / NOTE_FILE).exists()):  # memory ran out: again, in smaller parts
+            arguments = (config.recipe, values, str(run_dir), resume or code is not None, stop.began)
+            code = launch_here(work, arguments, processes=config.devices, threads=threads)
+    finally:
         if not resume:
             _remove_if_unused(run_dir)
+    sessions = read_record(run_dir).sessions if is_run(run_dir) else ()
+    if code == STOPPED and len(sessions) == before:
+        cure = (
+            f"Continue with: sightline resume {quote(str(run_dir))}" if before else "Nothing was begun: start it again."
+        )
+        raise StoppedError(f"stopped before the first step. {cure}")
+    if code == STOPPED and sessions[-1].outcome is None:
+        say(f"the processes ended before they had saved. Go on from the last checkpoint: sightline resume {run_dir}")
+        code = 1
+    if code not in (0, STOPPED):
+        with contextlib.suppress(OSError):
+            close_report(run_dir)
         raise ProcessesFailedError(code)
     return _what_is_written(run_dir, code)
 
 
-def work(recipe: str, config_json: str, run_dir: str, resume: bool) -> int:
+def work(recipe: str, config_json: str, run_dir: str, resume: bool, began: float) -> int:
     """What each process of ``launch`` does; returns the exit code, or leaves with it where the others must end too."""
-    import os
-    import signal
     import sys
-    import time
     import traceback
 
     from sightline.config import exit_codes
-    from sightline.engine.session import joined
-    from sightline.recipes import recipe as recipe_named
+    from sightline.engine.stop import StoppedAtOnce, StopRequest
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, which passes on a SIGTERM
-    try:
-        config = type(recipe_named(recipe)).model_validate(json.loads(config_json))
-        with joined(config, recipe_named) as (processes, device, config):
-            console = _console(None, processes)
-            return _in_processes(config, Path(run_dir), processes, device, resume=resume, console=console).exit_code
-    except BaseException as error:
-        if exit_codes.told(error) is None and not isinstance(error, SystemExit):
-            if os.environ.get("RANK") != "0":
-                time.sleep(exit_codes.LATER_SECONDS)  # another process may have failed first, and this one by that
-            traceback.print_exception(error)  # the launcher would keep it to itself
-            sys.exit(1)
-        exit_codes.leave(error)
+    stop = StopRequest(began=began)
+    stop.watch_parent()
+    with stop.listening(), stop.impatiently():
+        try:
+            from sightline.engine.session import joined
+            from sightline.recipes import recipe as recipe_named
+
+            config, run = type(recipe_named(recipe)).model_validate(json.loads(config_json)), Path(run_dir)
+            config, found = settle_batch_size(config, lambda: run_dir if resume else None)
+            with joined(config, recipe_named) as (processes, device, config):
+                console = _console(None, processes)
+                result = _in_processes(
+                    config, run, processes, device, stop, resume=resume, console=console, found=found
+                )
+                with stop.patiently():
+                    processes.wait()  # for the report, since the end of one process ends all
+                    if result.exit_code == exit_codes.STOPPED:  # a launcher that was told to stop asks for no answer
+                        sys.exit(exit_codes.STOPPED)
+                return result.exit_code
+        except StoppedAtOnce:
+            sys.exit(exit_codes.STOPPED)
+        except BaseException as error:
+            with stop.patiently():  # the launcher ends all processes as soon as one of them has failed
+                if exit_codes.told(error) is None and not isinstance(error, SystemExit):
+                    traceback.print_exception(error)  # the launcher would keep it to itself
+                    sys.exit(1)
+                exit_codes.leave(error)
 
 
 def _what_is_written(run_dir: Path, exit_code: int) -> TrainResult:
@@ -299,6 +391,7 @@ def _run(
     processes: Processes,
     device: torch.device,
     log: RunLog,
+    stop: StopRequest,
     *,
     resume: bool = False,
     console: Console,
@@ -307,10 +400,12 @@ def _run(
     """Train in a run folder, write its report, and note in run.json and in the log how it ended."""
     from sightline.api.summary import about_session, start_summary
     from sightline.engine.atomic_file import replace_file
+    from sightline.engine.crash_report import crash_reported
     from sightline.engine.crew import CallbackError
     from sightline.engine.going_on import class_name, how_to_resume
     from sightline.engine.launch import find_launch
     from sightline.engine.loop import Training
+    from sightline.engine.processes import WHOLE
     from sightline.engine.run_folder import CONFIG_FILE, DATA_FILE
     from sightline.engine.run_record import end_session, start_session
     from sightline.engine.session import run_session
@@ -352,6 +447,7 @@ def _run(
             on_start=note_start,
             processes=processes,
             device=device,
+            stop=stop,
         )
     except BaseException as error:
         if started:
@@ -373,25 +469,33 @@ def _run(
     end_session(run_dir, "done" if exit_code == 0 else "interrupted", exit_code)
     if exit_code == 3:
         console.say(f"stopped at step {result.step}. Continue with: {again}")
-    return _with_report(TrainResult(run_dir, exit_code, result.step, result.metrics), console)
+    with crash_reported(config, run_dir, WHOLE):
+        trained = _with_report(TrainResult(run_dir, exit_code, result.step, result.metrics), console, stop)
+    log.ends_with(trained.exit_code)
+    return trained
 
 
-def _with_report(result: TrainResult, console: Console) -> TrainResult:
+def _with_report(result: TrainResult, console: Console, stop: StopRequest) -> TrainResult:
     """Write the page of a run that ended, and say where it is."""
-    with console.working("writing the report"):
-        page = report(result.run_dir)
+    from sightline.engine.stop import StoppedAtOnce
+
+    try:
+        with console.working("writing the report"), stop.impatiently():
+            page = report(result.run_dir)
+    except StoppedAtOnce:
+        console.say(f"{stop.reason}: the report is not written; for it: sightline report {quote(str(result.run_dir))}")
+        return replace(result, exit_code=3)
     console.say(f"report: {page}")
     return replace(result, report=page)
 
 
 def _lacks_its_report(run_dir: Path) -> bool:
     """Whether a run is done, but was killed before its page told so."""
-    from sightline.engine.run_record import RUN_FILE, read_record
-    from sightline.report.layout import REPORT_PAGE
+    from sightline.engine.run_record import read_record
+    from sightline.report.page import end_told
 
-    page = run_dir / REPORT_PAGE
-    is_told = page.exists() and page.stat().st_mtime_ns >= (run_dir / RUN_FILE).stat().st_mtime_ns
-    return not is_told and read_record(run_dir).is_done
+    record = read_record(run_dir)
+    return record.is_done and end_told(run_dir) != record.sessions[-1].ended
 
 
 def _remove_if_unused(run_dir: Path) -> None:

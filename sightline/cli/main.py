@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -143,6 +144,7 @@ def train(
 
     Any key of a recipe can be changed; sightline list RECIPE shows them all. Ctrl-C saves and stops.
     """
+    began = time.monotonic()
     from sightline import api
 
     if recipe is not None and "=" in recipe:
@@ -153,7 +155,7 @@ def train(
     if print_config:
         show_lines(api.describe_config(config, origins), origin_style)
         return
-    raise typer.Exit(api.train(config, out=out, name=name).exit_code)
+    raise typer.Exit(api.train(config, out=out, name=name, began=began).exit_code)
 
 
 @command(panel=TRAINING)
@@ -164,10 +166,11 @@ def resume(run: Run, changes: Changes = None, quiet: Quiet = False, verbose: Ver
         sightline resume runs/yolov7-tiny-small/1
         sightline resume runs/yolov7-tiny-small/1 epochs=100
     """
+    began = time.monotonic()
     from sightline import api
 
     changes = [*(changes or []), *_log_level(quiet=quiet, verbose=verbose)]
-    raise typer.Exit(api.resume(run, changes).exit_code)
+    raise typer.Exit(api.resume(run, changes, began=began).exit_code)
 
 
 def _log_level(*, quiet: bool, verbose: bool) -> list[str]:

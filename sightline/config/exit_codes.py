@@ -13,12 +13,20 @@ from typing import NoReturn
 
 from sightline.config.errors import UserError
 
+STOPPED = 3
+
 LATER_SECONDS = 1.5
 """How long a process that is not the first waits with a mistake of the user: the first one mostly tells the same."""
 
 
 def told(error: BaseException) -> tuple[str, int] | None:
-    """Message and exit code of an error that needs no traceback; None for one of ours."""
+    """Message and exit code of an error that needs no traceback; None for one of ours. Its report is named last."""
+    known = _told(error)
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith("crash report:")]
+    return known and ("\n".join([known[0], *notes]), known[1])
+
+
+def _told(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, UserError):
         return str(error), 2
     if isinstance(error, FloatingPointError):
@@ -30,6 +38,8 @@ def told(error: BaseException) -> tuple[str, int] | None:
         return f"out of memory: lower batch_size or image_size. {str(error).splitlines()[0]}", 1
     if type(error).__name__ in ("LostProcessError", "CallbackError", "StepTooLargeError"):
         return str(error), 1
+    if type(error).__name__ == "StoppedError":
+        return str(error), STOPPED
     return None
 
 
@@ -49,14 +59,17 @@ def leave(error: BaseException) -> NoReturn:
     rank = int(os.environ.get("RANK", "0"))
     if rank > 0 and isinstance(error, UserError):
         time.sleep(LATER_SECONDS)
-    say(known[0], rank=rank)
+    if known[1] != STOPPED or rank == 0:
+        say(known[0], rank=rank, is_error=known[1] != STOPPED)
     sys.exit(known[1])
 
 
-def say(message: str, *, rank: int = 0) -> None:
-    """Print an error. Control characters (of file names, say) are shown, not sent."""
+def say(message: str, *, rank: int = 0, is_error: bool = True) -> None:
+    """Print an error, or why there is none. Control characters (of file names, say) are shown, not sent."""
     shown = "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in message)
     start = "error: " if rank == 0 else f"error in process {rank}: "
-    red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
+    if not is_error:
+        start = ""
+    red, plain = ("\x1b[31m", "\x1b[0m") if start and sys.stderr.isatty() else ("", "")
     sys.stderr.write(f"{red}{start}{plain}{shown}\n")
     sys.stderr.flush()

@@ -78,6 +78,10 @@ class BatchLoader:
         """Samples of the global batch ``index`` of any epoch, over all processes."""
         return self.sampler.batch_length(index)
 
+    def describe(self, index: int) -> str:
+        """What a person calls sample ``index``: the path of its file."""
+        return self.source.describe(index)
+
     def iterate(self, *, epoch: int = 0, index: int = 0, epochs: int) -> Iterator[Fetched]:
         """Batches from batch ``index`` of ``epoch`` to the end of epoch ``epochs - 1``.
 

@@ -96,7 +96,7 @@ class Processes:
     """Processes fill the slots: for sources whose Python code, not whose array code, takes the time.
 
     A batch is dealt out in equal parts. What ``fill`` gives back travels through a pipe, the arrays do not.
-    Workers ignore Ctrl-C and SIGTERM, so that a run can finish its step, and end when their parent is gone.
+    Workers ignore Ctrl-C, SIGTERM and the like, so that a run can finish its step, and end when their parent is gone.
 
     A process that dies (killed, or crashed in native code) is replaced by a new one that makes the same samples again,
     ``RESTARTS`` times at most; a sample is a function of its number alone, so no bit of the batches changes. The next
@@ -281,12 +281,13 @@ def _end_of(process: Any) -> str:
     return f"(process {process.pid}) with exit code {code}{name}"
 
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What asks a run to finish its step, see ``engine/stop.py``; a closed terminal and schedulers send them to all."""
 
 
 @contextlib.contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Ctrl-C and SIGTERM come after this block; a process started in it does not get them before it ignores them."""
+    """Signals that stop a run come after this block; a process started in it ignores them before it gets any."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield

@@ -86,6 +86,8 @@ class CheckpointWriter:
         self.folder = run_dir / CHECKPOINTS_FOLDER
         self.total_epochs = total_epochs
         self.patience_s = patience_s
+        self.seconds: float | None = None
+        """What the last checkpoint took, from the call to its place on the disk; None before the first."""
         kept_steps([], self.config, best=self.best, total_epochs=total_epochs)  # complains about rules that do not fit
         self.folder.mkdir(parents=True, exist_ok=True)
         clean_leftovers(run_dir)
@@ -148,6 +150,7 @@ class CheckpointWriter:
         """
         if self._closed:
             raise RuntimeError("CheckpointWriter: save() after close().")
+        since = time.monotonic()
         text = state_text(state.state)
         new = Saved(step, epoch, ends_epoch, {name: float(value) for name, value in (metrics or {}).items()})
         self._wait(f"the checkpoint before step {step}")
@@ -157,7 +160,12 @@ class CheckpointWriter:
         self._lay_out(state.tensors)
         self._check_space(step)
         events = [event for name, buffer in self._buffers.items() for event in buffer.copy_from(state.tensors[name])]
-        self._start(lambda: self._write(new, others, reason, text, tuple(sync_first), events))
+
+        def write() -> None:
+            self._write(new, others, reason, text, tuple(sync_first), events)
+            self.seconds = time.monotonic() - since
+
+        self._start(write)
         return self.folder / folder_name(step)
 
     def flush(self) -> None:

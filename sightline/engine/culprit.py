@@ -90,8 +90,8 @@ def _tensors_of_batch(batch: Any) -> Iterator[tuple[str, Tensor]]:
     if is_dataclass(batch):
         for field in fields(batch):
             value = getattr(batch, field.name)
-            if isinstance(value, Tensor):
-                yield field.name, value
+            named = value.items() if isinstance(value, Mapping) else [(field.name, value)]
+            yield from ((str(name), tensor) for name, tensor in named if isinstance(tensor, Tensor))
 
 
 def _tensors_in(output: Any) -> Iterator[Tensor]:

@@ -294,6 +294,13 @@ def weights_for_evaluation(training: Training, which: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _live_weights_amid_evaluation(training: Training, which: str) -> Iterator[None]:
+    """Inside of ``weights_for_evaluation``: what was exchanged there changes hands once more."""
+    with torch.inference_mode(False), weights_for_evaluation(training, which):
+        yield
+
+
 class _CutShortError(Exception):
     """A stop was asked for in the middle of an evaluation."""
 
@@ -320,6 +327,7 @@ class Evaluator(Callback):
         callbacks: Are told that an evaluation begins, and its figures.
         on_batch: Called with each batch (on the device) and its predictions.
         should_stop: Asked after every batch.
+        meanwhile: Called after every batch; given a context in which the live weights are in their place.
         agree: Makes the first process's answer that of all processes; what a clock says is asked through it.
         clock: Seconds that never jump; tests pass their own.
     """
@@ -334,6 +342,7 @@ class Evaluator(Callback):
         *,
         on_batch: Callable[[Any, Sequence[Any]], None] = lambda batch, predictions: None,
         should_stop: Callable[[], bool] = lambda: False,
+        meanwhile: Callable[[Training, contextlib.AbstractContextManager[None]], None] | None = None,
         agree: Callable[[bool], bool] = lambda answer: answer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -342,6 +351,7 @@ class Evaluator(Callback):
         self.callbacks = callbacks
         self.on_batch = on_batch
         self.should_stop = should_stop
+        self.meanwhile = meanwhile
         self.agree = agree
         self.clock = clock
         self.cut_short: Due | None = None
@@ -410,6 +420,8 @@ class Evaluator(Callback):
         def stop_or(batch: Any, predictions: Sequence[Any] | None = None) -> None:
             if processes.any_asks_now(self.should_stop()):
                 raise _CutShortError
+            if self.meanwhile is not None:
+                self.meanwhile(training, _live_weights_amid_evaluation(training, self.config.weights))
             if predictions is not None and len(predictions):
                 self.on_batch(batch, predictions)
 

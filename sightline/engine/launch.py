@@ -7,13 +7,17 @@ SLURM's ``srun``, and Open MPI's ``mpirun`` with ``MASTER_ADDR`` set.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import re
+import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sightline.config.errors import ConfigError
+from sightline.engine.stop import SIGNALS
 
 FIRST_PORT, PORTS = 15000, 20000
 """SLURM gives no port: one is made of the number of the job."""
@@ -121,7 +125,9 @@ def launch_here(work: Callable[..., int], arguments: tuple[Any, ...], *, process
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the process itself says what is wrong
+    for name in list(logging.root.manager.loggerDict):  # the process itself says what is wrong
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     config = LaunchConfig(
         min_nodes=1,
@@ -132,7 +138,10 @@ def launch_here(work: Callable[..., int], arguments: tuple[Any, ...], *, process
         rdzv_endpoint="127.0.0.1:0",
         max_restarts=0,
         monitor_interval=0.1,
+        shutdown_timeout=PATIENCE_S,
+        signals_to_handle=",".join([*(number.name for number in _taken_signals()), "SIGQUIT"]),
     )
+    others = set(multiprocessing.active_children())
     try:
         codes = elastic_launch(config, work)(*arguments)
         return int(max(codes.values()))
@@ -140,7 +149,28 @@ def launch_here(work: Callable[..., int], arguments: tuple[Any, ...], *, process
         return min((failure.exitcode for failure in error.failures.values() if failure.exitcode > 0), default=1)
     except SignalException:
         return INTERRUPTED
+    finally:
+        _bury(set(multiprocessing.active_children()) - others)
 
 
+def _taken_signals() -> list[signal.Signals]:
+    """Those that stop a run; after ``nohup`` a closed terminal does not."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT]
+
+
+def _bury(children: set[multiprocessing.process.BaseProcess]) -> None:
+    """Wait for processes that still save, as after a second signal, and leave none behind."""
+    for number in _taken_signals():
+        signal.signal(number, signal.SIG_IGN)
+    deadline = time.monotonic() + PATIENCE_S
+    for child in children:
+        child.join(max(0.0, deadline - time.monotonic()))
+        if child.is_alive():
+            child.kill()
+            child.join()
+
+
+PATIENCE_S = 45
+"""How long processes that are told to end may take before they are killed."""
 INTERRUPTED = 3
 """What a launch ends with that a signal stopped: its processes save and stop."""

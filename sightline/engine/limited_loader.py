@@ -23,6 +23,11 @@ class LimitedLoader:
         """Samples of the global batch ``index``."""
         return self.loader.batch_length(index)
 
+    def describe(self, index: int) -> str:
+        """What the whole one calls sample ``index``; its number if it has no names."""
+        describe = getattr(self.loader, "describe", str)
+        return str(describe(index))
+
     def iterate(self, *, epoch: int = 0, index: int = 0, epochs: int) -> Iterator[Fetched]:
         """Batches from batch ``index`` of ``epoch`` to the end of epoch ``epochs - 1``."""
         while epoch < epochs:

@@ -11,8 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from sightline.config.base import Config
+from sightline.config.errors import ConfigError
 from sightline.config.override import expand_path
 from sightline.engine.accumulation import AccumulationConfig
+from sightline.engine.auto_batch import AutoBatchConfig, number_or_auto
 from sightline.engine.early_stop import EarlyStoppingConfig
 from sightline.engine.ema import EmaConfig
 from sightline.engine.evaluation import EvaluateConfig, refuse_unmeasured_loss
@@ -24,6 +26,7 @@ from sightline.engine.processes import WHOLE, Share
 from sightline.engine.retention import BestBy, CheckpointConfig, KeepBest, KeepImprovements
 from sightline.engine.rollback import RollbackConfig
 from sightline.engine.schedule import ScheduleConfig
+from sightline.engine.stop import seconds_of
 from sightline.engine.task import Loader, Task
 from sightline.engine.user_callbacks import CallbackConfig, as_list
 from sightline.engine.watch import WatchConfig
@@ -42,6 +45,11 @@ def _known_device(name: object) -> object:
     elif len(numbers) > 1:
         cure = f"for a process on each of {len(numbers)} GPUs give devices={len(numbers)}"
     raise ValueError(f"no device {name!r}; {cure}")
+
+
+def _known_duration(value: object) -> object:
+    seconds_of(str(value))
+    return value
 
 
 def _as_list(value: object) -> object:
@@ -85,8 +93,10 @@ class RunConfig(Config):
     """Passes over the training data. Give either epochs or steps."""
     steps: PositiveInt | None = None
     """Optimizer steps. Give either epochs or steps."""
-    batch_size: PositiveInt = 16
-    """Samples per (micro-)batch, over all processes."""
+    batch_size: Annotated[PositiveInt | Literal["auto"], BeforeValidator(number_or_auto)] = 16
+    """Samples per (micro-)batch, over all processes. auto becomes the largest number whose step fits into a share of
+    the free memory, and the run's config.yaml says which."""
+    auto_batch: AutoBatchConfig = AutoBatchConfig()
     samples_at_once: PositiveInt | None = None
     """A process runs larger shares of a batch in parts of at most so many samples: less memory, the same losses and
     gradients, but batch norm sees the parts. Running out of memory halves it."""
@@ -119,6 +129,11 @@ class RunConfig(Config):
     freeze: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     """Patterns on parameter names, such as ``detector.network.layers.[0-9].*``: what they fit is not trained, and the
     running statistics of its normalisation layers stand still."""
+    stop_at_epoch: PositiveInt | None = None
+    """Stop with exit code 3 once so many epochs are complete and evaluated; a resumed run goes on beyond them."""
+    max_time: Annotated[str, BeforeValidator(_known_duration)] | None = None
+    """Stop with exit code 3 before a session has taken so long: 90s, 10m, 2h, 1d or 1h30m. The schedule stays as it is.
+    """
     limit_batches: PositiveInt | None = None
     """Use only so many training and evaluation batches per epoch: a quick run through the whole path."""
     max_grad_norm: PositiveFloat | None = None
@@ -183,6 +198,17 @@ class RunConfig(Config):
             found["early_stopping.by"] = self.early_stopping.by
         return found
 
+    @property
+    def samples_per_batch(self) -> int:
+        """``batch_size`` as a number.
+
+        Raises:
+            ConfigError: As long as it is ``auto``.
+        """
+        if self.batch_size == "auto":
+            raise ConfigError("batch_size=auto is found when a run begins (sightline train); give a number here.")
+        return self.batch_size
+
     def without_effect(self) -> dict[str, str]:
         """Settings of an average that there is none of, or of a nominal batch."""
         idle = {}
@@ -196,6 +222,10 @@ class RunConfig(Config):
             idle["optimizer.decay_follows_batch"] = "there is no accumulation.nominal_batch_size"
         if "tensorboard" not in self.log.trackers:
             idle["histograms"] = "they are shown by TensorBoard, which log.trackers does not name"
+        if self.batch_size != "auto":
+            idle["auto_batch"] = f"the batch has its size (batch_size={self.batch_size})"
+        if self.stop_at_epoch is not None and self.epochs is not None and self.stop_at_epoch >= self.epochs:
+            idle["stop_at_epoch"] = f"the run ends with epoch {self.epochs}"
         if self.on_nonfinite != "rollback":
             idle["rollback"] = f"nothing is rolled back (on_nonfinite={self.on_nonfinite})"
         if self.weights is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import time
 import traceback
@@ -188,9 +187,9 @@ class _File(logging.Handler):
         """Time in UTC, level, text; further lines of a text stand below its first."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
         head = f"{stamp} {logging.getLevelName(level):<7} "
-        lines = printable_lines(self._secrets.hidden_in(text)).rstrip("\n").split("\n")
-        joined = f"\n{' ' * len(head)}".join(lines)
-        return re.sub(r"[ ]+$", "", f"{head}{joined}", flags=re.MULTILINE).encode("utf-8", "replace") + b"\n"
+        first, *rest = printable_lines(self._secrets.hidden_in(text)).rstrip("\n").split("\n")
+        lines = [f"{head}{first}", *(f"{' ' * len(head)}{line}" for line in rest)]
+        return "".join(f"{line.rstrip(' ')}\n" for line in lines).encode("utf-8", "replace")
 
     def _append(self, line: bytes) -> None:
         if self._path is None:
@@ -219,4 +218,6 @@ class _File(logging.Handler):
 
 def printable_lines(text: str) -> str:
     """A text whose control characters are shown and not sent; its lines stay lines, tabs become blanks."""
+    if text.isprintable():
+        return text
     return "\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n"))

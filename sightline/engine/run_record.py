@@ -38,7 +38,9 @@ _SECRET_NAME = re.compile(_SENSITIVE, re.IGNORECASE)
 _SECRET_PAIR = re.compile(rf"^([^=]*{_SENSITIVE}[^=]*=)(.+)$", re.IGNORECASE | re.DOTALL)
 _SECRET_OPTION = re.compile(rf"^--?[\w.-]*{_SENSITIVE}[\w.-]*$", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(\w+://)[^/\s@]+@")
-_KNOWN_TOKEN = re.compile(r"\b(gh[opsu]_|github_pat_|hf_|glpat-|sk-|xox[abp]-|AKIA)[\w-]{12,}")
+_KNOWN_STARTS = "gh[opsu]_|github_pat_|hf_|glpat-|sk-|xox[abp]-|AKIA"
+_KNOWN_TOKEN = re.compile(rf"\b({_KNOWN_STARTS})[\w-]{{12,}}")
+_SUSPECT = re.compile(rf"{_SENSITIVE}|://|{_KNOWN_STARTS}", re.IGNORECASE)
 
 PACKAGES = ("sightline", "torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "safetensors", "pydantic")
 
@@ -186,6 +188,11 @@ def redacted(command: Iterable[str]) -> list[str]:
             clean.append(_KNOWN_TOKEN.sub("***", _URL_PASSWORD.sub(r"\1***@", text)))
         hide_next = _SECRET_OPTION.match(word) is not None
     return clean
+
+
+def may_hold_secrets(text: str) -> bool:
+    """A quick look: False where ``redacted`` would surely change nothing."""
+    return _SUSPECT.search(text) is not None
 
 
 def is_secret(name: str) -> bool:

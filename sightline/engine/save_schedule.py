@@ -31,7 +31,7 @@ class SaveSchedule:
     def reason(self, *, step: int, epoch: int, ends_epoch: bool) -> str | None:
         """Why a checkpoint is due now: ``request``, ``epoch``, ``steps`` or ``minutes``; None if it is not.
 
-        Takes the request away and starts the minutes anew when one is due. A request is seen within half a second.
+        Takes the request away and starts the minutes anew when one is due.
 
         Args:
             step: Optimizer steps taken.
@@ -47,11 +47,19 @@ class SaveSchedule:
             reason = "steps"
         if ends_epoch and config.every_epochs and epoch % config.every_epochs == 0:
             reason = "epoch"
-        if now >= self._next_look:
-            self._next_look = now + REQUEST_SECONDS
-            if self._request.exists():
-                self._request.unlink(missing_ok=True)
-                reason = reason or "request"
+        if self.is_requested():
+            reason = reason or "request"
         if reason:
             self._last = now
         return reason
+
+    def is_requested(self) -> bool:
+        """Whether somebody asked for a checkpoint; takes the request away. It is seen within half a second."""
+        now = self._clock()
+        if now < self._next_look:
+            return False
+        self._next_look = now + REQUEST_SECONDS
+        if not self._request.exists():
+            return False
+        self._request.unlink(missing_ok=True)
+        return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,8 @@ from sightline.engine.processes import Processes
 from sightline.engine.retention import CheckpointConfig, DiskUse, disk_use
 from sightline.engine.save_schedule import SaveSchedule
 
+BYTES_PER_SECOND = 100e6
+"""What the first checkpoint is expected to be written with; the next ones by what it took."""
 LAST_GOOD = "last_good"
 """File of a checkpoint: the state that a rollback returns to."""
 _log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class Saver(Callback):
         self._never_finite: frozenset[str] = frozenset()
         self._metrics: dict[str, float] = {}
         self._evaluated_step = self._reported_step = -1
+        self._bytes = 0
 
     def watch(self, crew: Crew, *, logs: Mapping[str, Log]) -> None:
         """Keep the state of these callbacks and the lengths of these logs in every checkpoint."""
@@ -59,10 +63,16 @@ class Saver(Callback):
     def on_run_start(self, training: Training) -> None:
         """Get the memory for checkpoints; save if an evaluation that a stop had cut short was made up for just now."""
         self._never_finite = frozenset(non_finite_names(training.task.state_dict()))
-        self.writer.reserve(tensors_of(training))
+        tensors = tensors_of(training)
+        self.writer.reserve(tensors)
+        self._bytes = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
         if self._reported_step == training.step == self.saved_step:
             self.saved_step = -1  # the checkpoint of this step lacks the figures
             self._save_if_due(training)
+
+    def seconds(self) -> float:
+        """How long the next checkpoint will take until it is on the disk, as far as one can know."""
+        return self.writer.seconds if self.writer.seconds is not None else self._bytes / BYTES_PER_SECOND
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
         """Remember the figures for the checkpoint of this step; losses alone say nothing about the best one."""
@@ -83,6 +93,20 @@ class Saver(Callback):
         reason = self.due.reason(step=training.step, epoch=training.epoch, ends_epoch=training.ends_epoch)
         if reason is not None:
             self.save(training, reason=reason)
+
+    def save_on_request(self, training: Training, live_weights: AbstractContextManager[None]) -> None:
+        """In the middle of an evaluation: save if somebody asks. A run that goes on from there evaluates anew.
+
+        The checkpoint that is due after the evaluation, with its figures, takes the place of this one.
+
+        Args:
+            training: What to save.
+            live_weights: Puts them in their place while it lasts.
+        """
+        if self.due.is_requested() and self.saved_step != training.step:
+            with live_weights:
+                self.save(training, reason="request")
+            self.saved_step = -1
 
     def save(self, training: Training, *, reason: str) -> None:
         """Take a checkpoint now, unless this step has one."""

@@ -21,6 +21,7 @@ from sightline.engine.callback import Callback, EvaluationReport
 from sightline.engine.checkpoint_reader import Checkpoint, find_checkpoints, newest_whole, set_aside
 from sightline.engine.checkpoint_writer import CheckpointWriter
 from sightline.engine.console import Console
+from sightline.engine.crash_report import crash_reported, forget_crash, is_lost, stacks_on_request
 from sightline.engine.crew import Crew, message_of
 from sightline.engine.early_stop import EarlyStop
 from sightline.engine.ema import Ema
@@ -41,7 +42,7 @@ from sightline.engine.nonfinite_log import NONFINITE_FILE, NonFiniteLog
 from sightline.engine.optim import build_optimizer
 from sightline.engine.parts import SamplesAtOnce
 from sightline.engine.precision import Precision, fastest_precision, to_channels_last
-from sightline.engine.processes import ALONE, JoinedProcesses, Processes
+from sightline.engine.processes import ALONE, JoinedProcesses, LostProcessError, Processes
 from sightline.engine.profiler import Profiler
 from sightline.engine.rollback import LastGood
 from sightline.engine.run_config import Problem, RunConfig
@@ -132,6 +133,10 @@ def joined(config: C | None, recipe: Callable[[str], C]) -> Iterator[tuple[Proce
                 "machine. Leave devices out: their number counts."
             )
         yield processes, pick_device(agreed.device, launch), agreed
+    except Exception as error:
+        if isinstance(error, LostProcessError) or not is_lost(error):
+            raise
+        raise LostProcessError("lost process: another one ended before the run began") from error
     finally:
         processes.close()
 
@@ -142,7 +147,8 @@ def _agreed(config: C | None, processes: Processes, recipe: Callable[[str], C]) 
     if config is None:
         return type(recipe(told["recipe"])).model_validate(told)
     first = type(config).model_validate(told)
-    own = config.but(precision=first.precision)
+    batch_size = first.batch_size if config.batch_size == "auto" else config.batch_size
+    own = config.but(precision=first.precision, batch_size=batch_size)
     if own != first:
         different = [
             key for (key, mine), (_, theirs) in zip(leaves(own), leaves(first), strict=False) if mine != theirs
@@ -206,7 +212,9 @@ def build_training(
     if config.channels_last:
         to_channels_last(task)
     frozen = freeze(task, config.freeze)
-    optimizer = build_optimizer(config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.batch_size))
+    optimizer = build_optimizer(
+        config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.samples_per_batch)
+    )
     if config.watch is not None:
         matching_layers(task, config.watch.layers)
     if config.compile:
@@ -264,6 +272,7 @@ def run_session(
     on_start: Callable[[Training], None] = lambda training: None,
     processes: Processes = ALONE,
     device: torch.device | None = None,
+    stop: StopRequest | None = None,
 ) -> SessionResult:
     """Train in a run folder from its start, or from its newest whole checkpoint, to the end or a stop.
 
@@ -277,6 +286,7 @@ def run_session(
         on_start: Called once the folder is locked and everything is built and loaded, before the first step.
         processes: Those that train together; each calls this with its own share of the data.
         device: Where this one computes; the configuration's by default.
+        stop: Says when to stop; by default it takes the process's signals while this works.
 
     Raises:
         UserError: If the folder, checkpoint or configuration cannot be used.
@@ -290,7 +300,8 @@ def run_session(
         refuse_unknown_figures(config.deciding(), problem.figures)
     loader = limited(problem.train_loader, config.limit_batches)
     eval_loader = None if problem.eval_loader is None else limited(problem.eval_loader, config.limit_batches)
-    stop = StopRequest(console.say)
+    takes_signals, stop = stop is None, stop if stop is not None else StopRequest()
+    stop.say = console.say
     early_stop = None
     if config.early_stopping is not None:
         early_stop = EarlyStop(config.early_stopping, config.evaluate.best, console.say)
@@ -299,17 +310,29 @@ def run_session(
         return early_stop is not None and early_stop.is_over
 
     def should_stop() -> bool:
-        return gave_up() or processes.any_asks(stop())
+        return is_far_enough() or gave_up() or processes.any_asks(stop())
+
+    def is_far_enough() -> bool:
+        goal = config.stop_at_epoch
+        if goal is None or not first_epoch < goal <= training.epoch or training.step >= training.plan.length.steps:
+            return False
+        stop.ask(f"stop_at_epoch={goal}")
+        return stop()
 
     if not processes.is_first:
-        with stop.listening():
+        with stop.listening() if takes_signals else stop.patiently(), crash_reported(config, run_dir, processes.share):
             training = build_training(config, problem, processes, device)
             training.at_once.note_dir = run_dir
             follow(training, processes)
+            first_epoch = training.epoch
             own = [callback for callback in callbacks if callback.in_every_process]
             own += [early_stop] if early_stop is not None else []
-            return _follow(training, config.evaluate, loader, eval_loader, own, stop, should_stop)
-    with stop.listening(), RunLock(run_dir), ExitStack() as stack:
+            return _follow(training, config.evaluate, loader, eval_loader, own, stop, should_stop, run_dir)
+    with stop.listening() if takes_signals else stop.patiently(), RunLock(run_dir), ExitStack() as stack:
+        forget_crash(run_dir)
+        stack.enter_context(crash_reported(config, run_dir, processes.share))
+        stop.watch_file(run_dir)
+        stop.limit(config.max_time, rounds=min(processes.share.count, 2))
         checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
         training, started = build_training(config, problem, processes, device), None
         training.run_dir = training.at_once.note_dir = run_dir
@@ -341,6 +364,7 @@ def run_session(
             started = start_from_weights(training, config.weights, partly=config.partial_weights)
             console.say(str(started))
         lead(training, checkpoint, processes)
+        first_epoch = training.epoch
 
         on_start(training)
         if started is not None:
@@ -367,6 +391,7 @@ def run_session(
         logger = Logger(config.log, sinks)
         beat.time_left = logger.time_left
         saver = Saver(writer, config.checkpoint, run_dir)
+        stop.save_seconds = saver.seconds
         gallery = Gallery(
             run_dir,
             training.task,
@@ -392,6 +417,7 @@ def run_session(
                 [Crew([*every, saver], stopwatch=stopwatch)],
                 on_batch=gallery.on_batch,
                 should_stop=stop,
+                meanwhile=saver.save_on_request,
                 agree=processes.tell,
             )
             every.append(evaluator)
@@ -405,12 +431,16 @@ def run_session(
             crew.load_states(states)
             result.metrics, saver.saved_step = dict(checkpoint.manifest.metrics), checkpoint.step
 
+        stack.enter_context(stacks_on_request(run_dir, 0))
         outcome = "failed"
         heartbeat.beat("starting", step=training.step, epoch=training.epoch)
         try:
             crew.on_run_start(training)
             if (evaluator is None or evaluator.cut_short is None) and not gave_up():
-                outcome = train(training, loader, callbacks=[crew], should_stop=should_stop, stopwatch=stopwatch)
+                outcome = "stopped" if processes.any_asks_now(stop()) else ""
+                outcome = outcome or train(
+                    training, loader, callbacks=[crew], should_stop=should_stop, stopwatch=stopwatch
+                )
             if evaluator is not None and evaluator.cut_short is not None:
                 outcome = "stopped"
             elif gave_up():
@@ -420,7 +450,8 @@ def run_session(
             processes.wait()
             crew.on_run_end(training, outcome)
         except BaseException as error:
-            heartbeat.beat("failed", message=message_of(error))
+            has_lost = processes.share.count > 1 and is_lost(error)
+            heartbeat.beat("failed", message="lost another process" if has_lost else message_of(error))
             with suppress(Exception):  # what ended the run is to be told, not what it led to
                 crew.on_run_end(training, "failed")
             if isinstance(error, OSError) and error.errno in DISK_FULL:
@@ -431,11 +462,12 @@ def run_session(
             loader.close()
             if eval_loader is not None:
                 eval_loader.close()
+        why = early_stop.reason if early_stop is not None and early_stop.is_over else ""
         heartbeat.beat(
             "done" if outcome == "done" else "interrupted",
             step=training.step,
             epoch=training.epoch,
-            message=early_stop.reason if early_stop is not None and early_stop.is_over else "",
+            message=why or (stop.reason if outcome != "done" else ""),
         )
         return SessionResult("done" if outcome == "done" else "stopped", training.step, training.epoch, result.metrics)
 
@@ -448,6 +480,7 @@ def _follow(
     callbacks: Sequence[Callback],
     stop: StopRequest,
     should_stop: Callable[[], bool],
+    run_dir: Path,
 ) -> SessionResult:
     """What a process does that is not the first: its share of every step and evaluation, and nothing else."""
     processes, result = training.processes, _LastFigures()
@@ -460,15 +493,17 @@ def _follow(
     crew.load_states(processes.tell(None) or {})
     outcome = "failed"
     try:
-        crew.on_run_start(training)
-        if evaluator is None or evaluator.cut_short is None:
-            is_over = any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop))
-            outcome = "done" if is_over else train(training, loader, callbacks=[crew], should_stop=should_stop)
-        if evaluator is not None and evaluator.cut_short is not None:
-            outcome = "stopped"
-        elif any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop)):
-            outcome = "done"
-        processes.wait()
+        with stacks_on_request(run_dir, processes.share.rank):
+            crew.on_run_start(training)
+            if evaluator is None or evaluator.cut_short is None:
+                is_over = any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop))
+                outcome = "done" if is_over else "stopped" if processes.any_asks_now(stop()) else ""
+                outcome = outcome or train(training, loader, callbacks=[crew], should_stop=should_stop)
+            if evaluator is not None and evaluator.cut_short is not None:
+                outcome = "stopped"
+            elif any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop)):
+                outcome = "done"
+            processes.wait()
     finally:
         crew.on_run_end(training, outcome)
         loader.close()

@@ -165,7 +165,7 @@ class Detection2DRun(RunConfig, abc.ABC):
         source = ImageTrainSource(
             annotations, self.image_size, self.augment, seed=self.seed, epochs=self.epochs, cache=self.data.cache
         )
-        sampler = source.sampler(self.batch_size, rank=share.rank, num_processes=share.count)
+        sampler = source.sampler(self.samples_per_batch, rank=share.rank, num_processes=share.count)
         return BatchLoader(source, sampler, workers=self.workers, kind=self.data.loader)
 
     def eval_loader(self, annotations: ImageAnnotations, *, stride: int, share: Share = WHOLE) -> BatchLoader:
@@ -177,7 +177,7 @@ class Detection2DRun(RunConfig, abc.ABC):
             rectangular=self.data.rectangular,
             cache=self.data.cache,
         )
-        batch_size = self.eval_batch_size if self.eval_batch_size is not None else 2 * self.batch_size
+        batch_size = self.eval_batch_size if self.eval_batch_size is not None else 2 * self.samples_per_batch
         sampler = source.sampler(batch_size, rank=share.rank, num_processes=share.count)
         return BatchLoader(source, sampler, workers=self.workers, kind=self.data.loader)
 

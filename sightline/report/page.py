@@ -72,6 +72,20 @@ def build_report(run_dir: Path) -> Path:
     return path
 
 
+def end_told(run_dir: Path) -> datetime | None:
+    """When the session ended, of which a run's page tells as the last one; None without a page or an end."""
+    try:
+        with (run_dir / REPORT_PAGE).open("rb") as page:
+            head = page.read(1024)
+    except OSError:
+        return None
+    found = re.search(rb'<meta name="run-ended" content="([^"]+)">', head)
+    try:
+        return None if found is None else datetime.fromisoformat(found[1].decode())
+    except ValueError:
+        return None
+
+
 def render(run: RunFiles) -> str:
     """The page's text."""
     from jinja2 import Environment, StrictUndefined
@@ -86,6 +100,7 @@ def render(run: RunFiles) -> str:
     context: dict[str, Any] = {
         "run": run,
         "state": _state(run),
+        "ended": run.record.sessions[-1].ended or "" if run.record.sessions else "",
         "subtitle": _subtitle(run),
         "tiles": _tiles(run),
         "histories": _drawn(history_plots(run), notes),

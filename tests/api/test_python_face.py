@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -113,6 +114,21 @@ def test_a_run_killed_while_its_report_was_written_gets_it_by_resume(workplace, 
         assert files_in(tmp_path / "run").keys() == before.keys()
         with pytest.raises(RunError, match="is finished"):
             sightline.resume(done.run_dir, console=quiet())
+
+
+def test_a_page_of_an_earlier_end_is_written_anew_by_resume(workplace, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(workplace / RUN, run, copy_function=shutil.copyfile)  # the order of the files' times is lost
+    record, page = json.loads((run / "run.json").read_text()), run / "report" / "index.html"
+    with pytest.raises(RunError, match="is finished"):
+        sightline.resume(run, console=quiet())
+    record["sessions"].append({**record["sessions"][-1], "ended": "2031-01-01T00:00:00Z"})
+    (run / "run.json").write_text(json.dumps(record))
+    before = page.read_bytes()
+    assert sightline.resume(run, console=quiet()).report == page
+    assert page.read_bytes() != before
+    with pytest.raises(RunError, match="is finished"):
+        sightline.resume(run, console=quiet())
 
 
 def test_evaluation_from_python_gives_the_figures_of_the_command_line(workplace, tmp_path):

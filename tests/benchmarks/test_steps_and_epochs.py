@@ -132,6 +132,7 @@ def test_the_efficiency_looks_at_every_epoch_and_keeps_the_batches_of_the_last()
 def test_the_line_of_two_processes_counts_neither_the_first_epoch_nor_the_last(capsys, pictures, monkeypatch):
     monkeypatch.setitem(processes.ROWS, "two_threads", ("threads=1",))
     options = ["--rounds", "1", "--epochs", "3", "--rows", "two_threads", "--image-size", "64"]
+    options += ["--batches", "2", "--batch-size", "4"]
     changes = ["model.width=0.125", "workers=0", "log.trackers=[]"]
     found = line_of(capsys, "processes", "--data", str(pictures), *options, *changes)
     assert found["figure"] == 1.0

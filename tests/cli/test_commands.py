@@ -189,7 +189,7 @@ def test_any_tools_result_files_are_scored(tmp_path):
     (tmp_path / "found.json").write_text('[{"image_id": 1, "category_id": 3, "bbox": [10, 10, 40, 40], "score": 0.9}]')
     outcome = typed("score coco truth.json found.json --json figures.json", cwd=tmp_path)
     assert outcome.code == 0, outcome.err
-    assert "1 images, 1 truths (0 of them crowds), 1 detections" in outcome.out
+    assert "1 image, 1 truth (0 of them crowds), 1 detection" in outcome.out
     assert json.loads((tmp_path / "figures.json").read_text())["figures"]["AP"] == pytest.approx(1.0)
 
 

@@ -160,6 +160,14 @@ def test_other_processes_write_a_file_only_if_they_have_something_to_warn_of(tmp
     assert said(tmp_path, "log_2.txt") == [("WARNING", "trouble")]
 
 
+def test_another_process_that_fails_says_why_in_its_own_file(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunLog(a_console(), rank=1) as log:
+        log.open(tmp_path)
+        raise ZeroDivisionError("a fall")
+    ((level, text),) = said(tmp_path, "log_1.txt")
+    assert level == "ERROR" and "Traceback" in text and "a fall" in text
+
+
 def test_a_disk_that_refuses_the_file_does_not_stop_the_run(tmp_path, capsys):
     (tmp_path / "log.txt").mkdir()
     with RunLog(console := a_console()) as log:

@@ -145,7 +145,7 @@ class ToyRun(RunConfig):
         seed_everything(self.seed)
         return Problem(
             task=ToyTask(self.width, self.dropout),
-            train_loader=ToyLoader(self.samples, self.batch_size, seed=self.seed, share=share),
+            train_loader=ToyLoader(self.samples, self.samples_per_batch, seed=self.seed, share=share),
             eval_loader=ToyLoader(9, 4, seed=1, shuffle=False, share=share),
             figures=("accuracy",),
         )

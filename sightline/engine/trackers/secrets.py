@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from sightline.engine.run_record import is_secret, redacted
+from sightline.engine.run_record import is_secret, may_hold_secrets, redacted
 
 _URL_PASSWORD = re.compile(r"\w+://[^/\s@:]*:([^/\s@]+)@")
 _JSON_PAIR = re.compile(r"""(["'])([\w.-]+)\1(\s*:\s*)(["'])(.*?)\4""")
@@ -48,7 +48,10 @@ class Secrets:
 
     def hidden_in(self, text: str) -> str:
         """Without them, and word by word without tokens, passwords in addresses, and values of keys named so."""
-        parts = re.split(r"(\s+)", self.replaced_in(text))
+        text = self.replaced_in(text)
+        if not may_hold_secrets(text):
+            return text
+        parts = re.split(r"(\s+)", text)
         parts[::2] = redacted(parts[::2])
         return _JSON_PAIR.sub(_without_value, "".join(parts))
 
