@@ -216,7 +216,7 @@ class RunConfig(Config):
             idle["evaluate.weights"] = "there are no averaged weights (ema=null)"
         if self.devices > 1 and self.device not in ("auto", "cpu", "cuda"):
             idle["device"] = f"devices={self.devices} gives every process a device of its own; say cpu or cuda"
-        if self.accumulation.full_window(self.batch_size) == 1:
+        if self.batch_size != "auto" and self.accumulation.full_window(self.batch_size) == 1:
             idle["accumulation.exact"] = "every micro-batch is an update (accumulation.every=1)"
         if self.optimizer.decay_follows_batch and self.accumulation.nominal_batch_size is None:
             idle["optimizer.decay_follows_batch"] = "there is no accumulation.nominal_batch_size"
