@@ -73,16 +73,18 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def non_finite_names(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold a NaN or an infinity, in their order; the device is waited for once."""
-    floating = {name: t.detach() for name, t in tensors.items() if t.is_floating_point() and t.numel()}
+    """Names of the tensors that hold a NaN or an infinity, in their order. Without any, a device is waited for once."""
+    floating = {name: t.detach() for name, t in tensors.items() if t.is_floating_point()}
     by_device: dict[torch.device, list[str]] = {}
     for name, tensor in floating.items():
         by_device.setdefault(tensor.device, []).append(name)
-    bad = set()
+    suspects = []
     for names in by_device.values():
-        largest = torch.stack([norm.float() for norm in torch._foreach_norm([floating[n] for n in names], torch.inf)])
-        if not bool(torch.isfinite(largest).all()):
-            bad |= {name for name, is_good in zip(names, torch.isfinite(largest).tolist(), strict=True) if not is_good}
+        # A sum is quick, and not finite if a term is not. That of large numbers may overflow, so it only raises doubt.
+        are_good = torch.isfinite(torch.stack([floating[name].sum(dtype=torch.float32) for name in names]))
+        if not bool(are_good.all()):
+            suspects += [name for name, is_good in zip(names, are_good.tolist(), strict=True) if not is_good]
+    bad = {name for name in suspects if not is_finite(floating[name])}
     return [name for name in floating if name in bad]
 
 
