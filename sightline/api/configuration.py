@@ -187,7 +187,7 @@ def _base_of_run(run_dir: Path, name: str, place: str, in_file: Sequence[Change]
     short = written.rpartition(".")[2]
     kind = defined_class(short)
     if kind is not None:
-        return from_values(kind, in_file)
+        return from_values(kind, [Change("recipe", name, place), *in_file])
     raise ConfigError(
         f"{place}a {printable(short)} is what the program that began this run calls its configuration, and is not "
         "defined here.\n  Go on in that program, below the class: "
