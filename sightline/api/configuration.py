@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from sightline.api.own_runs import defined_class, from_values
@@ -344,7 +345,7 @@ def write_config(config: RunConfig, path: Path) -> None:
     from sightline.engine.atomic_file import replace_file
 
     text = yaml.safe_dump(_plain_values(config.model_dump()), sort_keys=False, allow_unicode=True)
-    replace_file(path, f"# Repeat this run with: sightline train --from {path.parent}\n{text}".encode())
+    replace_file(path, f"# Repeat this run with: sightline train --from {quote(str(path.parent))}\n{text}".encode())
 
 
 def _plain_values(value: Any) -> Any:

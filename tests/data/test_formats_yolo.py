@@ -242,6 +242,21 @@ def test_a_refusal_names_the_first_places_in_their_order_and_the_way_out(tmp_pat
     ]
 
 
+def test_a_single_fault_is_spoken_of_as_one(tmp_path):
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    zoo.write_yolo(folder)
+    (folder / "labels/train/a.txt").write_text("7 .5 .5 .5 .5\n")
+    with pytest.raises(DataError) as caught:
+        enforce(read_all(folder)["train"], "refuse")
+    first, _, last = str(caught.value).splitlines()
+    assert first == "my data/train: 1 fault in 1 of 3 images:"
+    assert last == (
+        f"Repair it (look again with: sightline check '{folder}/data.yaml') or leave that image out with "
+        "data.on_fault=skip."
+    )
+
+
 def test_skipping_everything_is_refused(tmp_path):
     zoo.write_yolo(tmp_path)
     for path in (tmp_path / "labels/val").iterdir():

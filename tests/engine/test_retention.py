@@ -7,6 +7,7 @@ from sightline.config.errors import ConfigError
 from sightline.engine.retention import (
     BestBy,
     CheckpointConfig,
+    DiskUse,
     KeepAll,
     KeepBest,
     KeepEpochs,
@@ -197,6 +198,18 @@ def test_disk_use_by_hand():
     # Every 50 steps of 1000, all kept: 20, and the one being written.
     all_of_them = CheckpointConfig(every_steps=50, keep=(KeepAll(),))
     assert disk_use(all_of_them, bytes_each=1, total_steps=1000, steps_per_epoch=100).count == 21
+
+
+@pytest.mark.parametrize(
+    "use, text",
+    [
+        (DiskUse(1, 300_000), "1 checkpoint, 1 MB"),
+        (DiskUse(12, 34_100_000), "12 checkpoints, 35 MB"),
+        (DiskUse(2, 1_000_000_000), "2 checkpoints, 1.00 GB"),
+    ],
+)
+def test_disk_use_is_told_in_the_unit_that_fits(use, text):
+    assert str(use) == text
 
 
 def test_every_rule_can_be_written_by_its_name():

@@ -38,6 +38,9 @@ def test_a_run_is_never_overwritten(tmp_path):
     start_session(new_run_folder("tiny", out=tmp_path / "x"), command=["train"])
     with pytest.raises(RunError, match=r"holds a run already.*resume"):
         new_run_folder("tiny", out=tmp_path / "x")
+    start_session(new_run_folder("tiny", out=tmp_path / "my run"), command=["train"])
+    with pytest.raises(RunError, match=r"sightline resume '[^']*/my run', or give another folder"):
+        new_run_folder("tiny", out=tmp_path / "my run")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "thesis.txt").write_text("all my work")
     with pytest.raises(RunError, match="not empty"):

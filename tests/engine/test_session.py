@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sightline.engine.checkpoint_reader import load_tensors, newest_whole
 from sightline.engine.console import Console
 from sightline.engine.crew import CallbackError
 from sightline.engine.finite import NonFiniteError
+from sightline.engine.going_on import how_to_resume
 from sightline.engine.session import SessionResult, run_session
 from tests.conftest import quiet
 from tests.engine.toy import ToyTask, toy_run
@@ -120,6 +122,17 @@ def test_a_finished_run_is_not_resumed_but_may_go_on_longer(tmp_path):
     with pytest.raises(RunError, match=r"finished.*epochs=8"):
         run(toy_run(), tmp_path / "a", resume=True)
     assert run(toy_run(epochs=5), tmp_path / "a", resume=True).epoch == 5
+
+
+def test_what_makes_a_run_longer_can_be_typed_as_it_stands(tmp_path):
+    folder = tmp_path / "one epoch"
+    run(toy_run(epochs=1), folder)
+    with pytest.raises(RunError) as caught:
+        run(toy_run(epochs=1), folder, resume=True)
+    text = str(caught.value)
+    assert "this run is finished (6 steps, 1 epoch)." in text
+    assert f"To train longer: sightline.resume({str(folder)!r}, ['epochs=2'])" in text
+    assert shlex.split(how_to_resume(folder, "", "epochs=2")) == ["sightline", "resume", str(folder), "epochs=2"]
 
 
 def test_a_run_that_is_being_written_is_not_started_again(tmp_path):
