@@ -438,9 +438,8 @@ def run_session(
             crew.on_run_start(training)
             if (evaluator is None or evaluator.cut_short is None) and not gave_up():
                 outcome = "stopped" if processes.any_asks_now(stop()) else ""
-                outcome = outcome or train(
-                    training, loader, callbacks=[crew], should_stop=should_stop, stopwatch=stopwatch
-                )
+                stops = _after_cut_evaluation(evaluator, should_stop)
+                outcome = outcome or train(training, loader, callbacks=[crew], should_stop=stops, stopwatch=stopwatch)
             if evaluator is not None and evaluator.cut_short is not None:
                 outcome = "stopped"
             elif gave_up():
@@ -472,6 +471,11 @@ def run_session(
         return SessionResult("done" if outcome == "done" else "stopped", training.step, training.epoch, result.metrics)
 
 
+def _after_cut_evaluation(evaluator: Evaluator | None, should_stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Stop at once where an evaluation was cut short, though several processes agree on a stop a step later."""
+    return lambda: (evaluator is not None and evaluator.cut_short is not None) or should_stop()
+
+
 def _follow(
     training: Training,
     evaluate: EvaluateConfig,
@@ -498,7 +502,8 @@ def _follow(
             if evaluator is None or evaluator.cut_short is None:
                 is_over = any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop))
                 outcome = "done" if is_over else "stopped" if processes.any_asks_now(stop()) else ""
-                outcome = outcome or train(training, loader, callbacks=[crew], should_stop=should_stop)
+                stops = _after_cut_evaluation(evaluator, should_stop)
+                outcome = outcome or train(training, loader, callbacks=[crew], should_stop=stops)
             if evaluator is not None and evaluator.cut_short is not None:
                 outcome = "stopped"
             elif any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop)):

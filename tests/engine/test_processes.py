@@ -12,6 +12,7 @@ from sightline.engine.callback import Callback
 from sightline.engine.checkpoint_reader import load_tensors, newest_whole
 from sightline.engine.processes import ALONE
 from sightline.engine.session import build_training, run_session, settle
+from sightline.engine.stop import StopRequest
 from tests.engine.test_session import final_state, quiet
 from tests.engine.toy import toy_run
 from tests.faults.tiny import changes_with
@@ -137,6 +138,41 @@ def test_a_resumed_run_of_two_processes_has_the_bits_of_an_unbroken_one(tmp_path
     together(2, toy, tmp_path / "broken", {**changes, "epochs": 2})
     together(2, toy, tmp_path / "broken", changes, True)
     assert final_state(tmp_path / "broken") == final_state(tmp_path / "unbroken")
+
+
+class StopInEvaluation(Callback):
+    """Asks for a stop at the beginning of the first evaluation, in the last process alone."""
+
+    in_every_process = True
+
+    def __init__(self, stop):
+        self.stop = stop
+
+    def on_evaluation_start(self, training):
+        if training.processes.share.rank == training.processes.share.count - 1:
+            self.stop.ask("the test")
+
+
+def stopped_in_evaluation(processes, folder, changes):
+    config = toy_run(**{**TOY, **changes})
+    problem, stop = config.open(share=processes.share), StopRequest()
+    problem.task.double()
+    folder.mkdir(exist_ok=True)
+    result = run_session(
+        config, problem, folder, console=quiet(), callbacks=[StopInEvaluation(stop)], processes=processes, stop=stop
+    )
+    return result.outcome, result.step
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_stop_in_an_evaluation_leaves_the_step_that_was_evaluated(tmp_path, count):
+    together(count, toy, tmp_path / "unbroken", {})
+    ended = together(count, stopped_in_evaluation, tmp_path / "broken", {})
+    per_epoch = rows(tmp_path / "unbroken")[-1]["step"] // toy_run().epochs
+    assert ended == [("stopped", per_epoch)] * count
+    together(count, toy, tmp_path / "broken", {}, True)
+    assert final_state(tmp_path / "broken") == final_state(tmp_path / "unbroken")
+    assert (tmp_path / "broken/metrics.jsonl").read_bytes() == (tmp_path / "unbroken/metrics.jsonl").read_bytes()
 
 
 def test_a_share_without_samples_needs_common_batch_norm():
