@@ -46,7 +46,7 @@ PARTS = {
     "K": "Interruptions",
 }
 
-ONE_TASK = "the 2D detector is the one task with recipes so far"
+ONE_TASK = "recipes for other tasks than 2D detection"
 
 ROWS = (
     Row(
@@ -149,7 +149,7 @@ ROWS = (
         "the search for the fastest GPU kernels can be switched off",
         "`deterministic=true` switches it off, and is accepted on a CPU",
         ("engine/precision::deterministic_kernels_can_be_switched_on_and_off",),
-        "no key of its own: it is on unless `deterministic=true`",
+        "a key of its own; it is on unless `deterministic=true`",
     ),
     Row(
         "A13",
@@ -164,7 +164,7 @@ ROWS = (
     Row(
         "A14",
         "GPUs are chosen without changing the environment",
-        "every process takes the GPU of its local rank",
+        "what launchers say is understood, the local rank too, which is the number of the process's GPU",
         ("cli/many_processes::what_launchers_say",),
         "a choice of GPUs, say the first and the third",
     ),
@@ -206,7 +206,7 @@ ROWS = (
             "faults/interruptions::time_that_runs_out_stops_the_run_so_early_that_the_next_step_would_have_fitted",
             "faults/interruptions::time_that_runs_out_during_an_evaluation_cuts_it_short",
         ),
-        "the schedule is not squeezed into the limit",
+        "a schedule that is squeezed into the limit",
     ),
     Row(
         "A20",
@@ -492,7 +492,7 @@ ROWS = (
             "engine/session::a_compiled_task_has_the_losses_of_the_plain_one",
             "engine/session::compile_is_asked_of_the_parts_that_the_task_names",
         ),
-        "the optimizer's part of a step is not compiled; no automatic fallback",
+        "compiling the optimizer's part of a step, and an automatic fallback",
     ),
     Row(
         "F1",
@@ -823,7 +823,7 @@ def table(rows: Iterable[Row], results: dict[str, str]) -> str:
     """Rows of one part as Markdown."""
     lines = ["| Row | What | Check | Result |", "| --- | --- | --- | --- |"]
     for row in rows:
-        said = f"{results[row.id]}: not built is {row.missing}" if results[row.id] == PART else results[row.id]
+        said = f"{PART}; missing: {row.missing}" if results[row.id] == PART else results[row.id]
         lines.append(f"| {row.id} | {row.name} | {row.check} | {said} |")
     return "\n".join(lines)
 
