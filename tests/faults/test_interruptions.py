@@ -233,6 +233,14 @@ def test_two_processes_stop_at_the_same_step_whoever_is_asked_and_go_on_with_the
         assert_equal_ends(run, tmp_path / "whole")
 
 
+def test_two_processes_take_no_step_after_an_evaluation_that_made_way_for_a_stop(tmp_path):
+    together(2, toy_stopped, tmp_path / "whole", {})
+    run = tmp_path / "run"
+    assert together(2, toy_stopped, run, {}, [(0, 6)]) == [("stopped", 6)] * 2  # the end of an epoch
+    together(2, toy_stopped, run, {}, [], True)
+    assert_equal_ends(run, tmp_path / "whole")
+
+
 def test_two_processes_stop_at_an_epoch_and_when_the_first_ones_clock_says_so(tmp_path):
     assert together(2, toy_stopped, tmp_path / "epoch", {"stop_at_epoch": 1}) == [("stopped", 6)] * 2
     ends = together(2, toy_stopped, tmp_path / "clock", {"max_time": "0.01s"})
