@@ -119,8 +119,16 @@ class JoinedProcesses(Processes):
             MASTER_ADDR=launch.address,
             MASTER_PORT=str(launch.port),
         )
+        patience = timedelta(seconds=patience_s)
+        # An elastic agent keeps its store when it starts processes anew: without a name for each start, they may find
+        # the addresses of those that died.
+        store, rank, count = next(dist.rendezvous("env://", timeout=patience))  # type: ignore[attr-defined]
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(seconds=patience_s)
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            store=dist.PrefixStore(f"start-{launch.restarts}-of-{count}", store),  # type: ignore[attr-defined]
+            rank=rank,
+            world_size=count,
+            timeout=patience,
         )
         self.share = Share(launch.rank, launch.count)
         self._asked = torch.zeros(1)
