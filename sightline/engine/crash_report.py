@@ -5,7 +5,7 @@ together in ``crash.json``, and for people in ``crash.txt``. Step, samples and f
 functions that were running, so a run that does not fail pays nothing. Mistakes of the user and stops leave no report.
 
 A process that is stuck answers no question, but SIGTERM, which a launcher sends before it kills, makes it write where
-all of its threads are; SIGQUIT makes it print that and go on.
+its main thread is; SIGQUIT makes it print that and go on.
 """
 
 from __future__ import annotations
@@ -319,9 +319,10 @@ def _indented(text: str, *, by: int = 2) -> list[str]:
 
 @contextmanager
 def stacks_on_request(run_dir: Path | None, rank: int) -> Iterator[None]:
-    """SIGTERM writes the stacks of all threads to ``.stacks_RANK`` before anything else; SIGQUIT prints them.
+    """SIGTERM writes the main thread's stack to ``.stacks_RANK`` before anything else; SIGQUIT prints it.
 
-    The file stays behind only when the process does not come to its end.
+    The file stays behind only when the process does not come to its end. Other threads run on while a signal is
+    handled: looking at their stacks from there has brought processes down, so they are left out.
 
     Args:
         run_dir: The run's folder.
@@ -333,9 +334,9 @@ def stacks_on_request(run_dir: Path | None, rank: int) -> Iterator[None]:
         return
     path = run_dir / f"{STACKS}{rank}"
     with path.open("w") as file:
-        faulthandler.register(signal.SIGTERM, file, all_threads=True, chain=True)
+        faulthandler.register(signal.SIGTERM, file, all_threads=False, chain=True)
         with suppress(Exception):  # standard error may be no file
-            faulthandler.register(signal.SIGQUIT, sys.stderr, all_threads=True)
+            faulthandler.register(signal.SIGQUIT, sys.stderr, all_threads=False)
         try:
             yield
         finally:

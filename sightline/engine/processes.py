@@ -221,8 +221,11 @@ class JoinedProcesses(Processes):
         return bool(flag)
 
     def wait(self) -> None:
-        """By the slowest."""
+        """By the slowest. What was asked last is heard too: an exchange left open can abort the end of a process."""
         dist.barrier()
+        if self._asking is not None:
+            self._asking.wait()
+            self._asking = None
 
     def close(self) -> None:
         """Leave the others."""

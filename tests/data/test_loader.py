@@ -266,7 +266,6 @@ def test_a_killed_worker_is_replaced_and_no_bit_changes(start_method, reference,
             if len(seen) in (2, 7):
                 victim = loader._workers._workers[len(seen) % 2].process
                 os.kill(victim.pid, signal.SIGKILL)
-                victim.join()
     assert_equal_runs(seen, reference)
     said = [record.getMessage() for record in caplog.records]
     assert [text.split()[0] for text in said] == ["sightline-data-0", "sightline-data-1"]

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import signal
-import threading
 
 import pytest
 
@@ -223,23 +222,19 @@ def test_errors_of_an_exchange_are_known_from_others():
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGQUIT"), reason="needs SIGQUIT")
-def test_sigterm_notes_where_all_threads_are_even_of_a_process_that_never_comes_to_act_on_it(tmp_path):
-    heard, release = [], threading.Event()
+def test_sigterm_notes_where_the_main_thread_is_even_of_a_process_that_never_comes_to_act_on_it(tmp_path):
+    heard = []
 
-    def waiting_for_a_lock():
-        release.wait()
+    def waiting_for_others():
+        os.kill(os.getpid(), signal.SIGTERM)
+        return (tmp_path / ".stacks_0").read_text()
 
-    other = threading.Thread(target=waiting_for_a_lock)
-    other.start()
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append("asked"))
     try:
         with stacks_on_request(tmp_path, 0):
-            os.kill(os.getpid(), signal.SIGTERM)
-            stacks = (tmp_path / ".stacks_0").read_text()
+            stacks = waiting_for_others()
     finally:
         signal.signal(signal.SIGTERM, before)
-        release.set()
-        other.join()
-    assert "waiting_for_a_lock" in stacks
+    assert "waiting_for_others" in stacks
     assert heard == ["asked"], "the stop itself is not lost"
     assert not (tmp_path / ".stacks_0").exists()
