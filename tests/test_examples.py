@@ -174,14 +174,17 @@ def test_torchrun_trains_with_all_processes(tmp_path):
 
     program = tmp_path / "warns.py"
     program.write_text(
-        "import sys, os, warnings, whole_run\n"
+        "import glob, sys, os, warnings, whole_run\n"
         "if os.environ['RANK'] == '1':\n"
         "    forward = whole_run.SpiralTask.forward\n"
         "    def warns(self, batch):\n"
         "        warnings.warn('a word of the second process')\n"
         "        return forward(self, batch)\n"
         "    whole_run.SpiralTask.forward = warns\n"
-        "sys.exit(whole_run.main(sys.argv[1:]).exit_code)\n"
+        "code = whole_run.main(sys.argv[1:]).exit_code\n"
+        "alive = [open(path).read().strip() for path in glob.glob('/proc/self/task/*/comm')]\n"
+        "left = [name for name in alive if 'gloo' in name]\n"
+        "sys.exit(f'{left} live on: the end of the interpreter may abort or hang on them' if left else code)\n"
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(

@@ -113,6 +113,10 @@ class JoinedProcesses(Processes):
     """
 
     def __init__(self, launch: Launch, *, patience_s: float = 600.0) -> None:
+        # Its functions have the group that exists at import as default argument. Imported afterwards (DDP does so), they
+        # keep the group and its threads beyond close(), and the end of the interpreter can abort or hang on these.
+        import torch.distributed.nn.functional  # noqa: F401
+
         os.environ.update(
             RANK=str(launch.rank),
             WORLD_SIZE=str(launch.count),
