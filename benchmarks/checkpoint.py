@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import emit
-from sightline.engine.checkpoint import CheckpointState
-from sightline.engine.checkpoint_writer import CheckpointWriter
-from sightline.engine.retention import CheckpointConfig, KeepLast
+from sightline.engine.checkpoint.layout import CheckpointState
+from sightline.engine.checkpoint.retention import CheckpointConfig, KeepLast
+from sightline.engine.checkpoint.writer import CheckpointWriter
 
 GROUPS = ("model", "optimizer", "ema")
 

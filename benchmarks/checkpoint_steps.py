@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import emit
 from sightline.engine.console import Console
-from sightline.engine.processes import WHOLE, Share
+from sightline.engine.distributed.processes import WHOLE, Share
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.session import run_session
 from sightline.engine.task import Task

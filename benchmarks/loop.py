@@ -45,8 +45,8 @@ from torch import Tensor, nn
 from benchmarks.timing import emit
 from sightline.engine.callback import Callback, StepReport
 from sightline.engine.console import Console
+from sightline.engine.distributed.processes import WHOLE, Share
 from sightline.engine.loop import Training
-from sightline.engine.processes import WHOLE, Share
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.session import run_session
 from sightline.engine.task import Task

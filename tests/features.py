@@ -96,8 +96,8 @@ ROWS = (
         "configuration, command, versions and commit are recorded; `train --from RUN` repeats the losses bit for bit",
         (
             "cli/commands::repeating_a_run_gives_the_same_losses_bit_for_bit",
-            "engine/run_folder::the_record_tells_every_start_and_end",
-            "engine/run_folder::the_commit_is_read_from_gits_files",
+            "engine/run_folder/run_folder::the_record_tells_every_start_and_end",
+            "engine/run_folder/run_folder::the_commit_is_read_from_gits_files",
         ),
     ),
     Row(
@@ -105,9 +105,9 @@ ROWS = (
         "no run is overwritten, and two processes never write one folder",
         "a second writer ends with a message that names the first; folders of many starts at once differ",
         (
-            "engine/lock::the_second_writer_is_told_who_the_first_is",
-            "engine/run_folder::many_at_once_get_different_folders",
-            "engine/run_folder::a_run_is_never_overwritten",
+            "engine/run_folder/lock::the_second_writer_is_told_who_the_first_is",
+            "engine/run_folder/run_folder::many_at_once_get_different_folders",
+            "engine/run_folder/run_folder::a_run_is_never_overwritten",
         ),
     ),
     Row(
@@ -121,7 +121,7 @@ ROWS = (
         "levels of the log",
         "a level decides what is shown; the file has the figures in any case",
         (
-            "engine/run_log::a_level_decides_what_is_shown_and_the_file_has_the_figures_in_any_case",
+            "engine/run_folder/run_log::a_level_decides_what_is_shown_and_the_file_has_the_figures_in_any_case",
             "cli/log::quiet_prints_nothing_and_the_log_has_it_all_the_same",
         ),
     ),
@@ -140,7 +140,7 @@ ROWS = (
         "all kinds and numbers of workers make the same bits; 1, 2 and 3 processes take the same steps",
         (
             "data/loader::all_workers_make_the_same_bits",
-            "engine/processes::processes_see_the_samples_and_take_the_steps_of_one",
+            "engine/distributed/processes::processes_see_the_samples_and_take_the_steps_of_one",
             "engine/precision::deterministic_kernels_can_be_switched_on_and_off",
         ),
     ),
@@ -408,7 +408,7 @@ ROWS = (
         "the rows of a resumed run are those of an unbroken one",
         (
             "engine/session::a_crashed_and_resumed_run_ends_with_the_bits_of_an_unbroken_one",
-            "engine/metrics_log::a_run_that_is_cut_back_and_goes_on_has_the_bytes_of_an_unbroken_one",
+            "engine/run_folder/metrics_log::a_run_that_is_cut_back_and_goes_on_has_the_bytes_of_an_unbroken_one",
         ),
     ),
     Row(
@@ -426,8 +426,8 @@ ROWS = (
         "callbacks whose failures are named",
         "they are called in their order; one that raises ends the run and is named, and the checkpoint is whole",
         (
-            "engine/crew::callbacks_are_called_in_the_order_of_their_list",
-            "engine/crew::a_failure_is_named_and_the_run_goes_on_from_its_newest_checkpoint",
+            "engine/callbacks/crew::callbacks_are_called_in_the_order_of_their_list",
+            "engine/callbacks/crew::a_failure_is_named_and_the_run_goes_on_from_its_newest_checkpoint",
             "cli/callbacks::a_failure_ends_the_run_with_exit_code_1_and_it_can_be_continued",
         ),
     ),
@@ -436,7 +436,7 @@ ROWS = (
         "a look at activations and gradients",
         "`watch={layers: [...]}` writes their figures, which are those of what the layer put out",
         (
-            "engine/watch::figures_are_those_of_what_the_layer_put_out",
+            "engine/callbacks/watch::figures_are_those_of_what_the_layer_put_out",
             "cli/callbacks::watchers_of_the_configuration_work_with_the_detector",
         ),
     ),
@@ -457,7 +457,7 @@ ROWS = (
         "where the time of a step goes",
         "`profile=N` tells the shares of data, forward, backward, optimizer and callbacks; the loop is lean",
         (
-            "engine/profiler::waiting_for_data_and_slow_callbacks_are_named",
+            "engine/callbacks/profiler::waiting_for_data_and_slow_callbacks_are_named",
             "benchmarks/loop::a_step_of_ours_takes_fewer_function_calls_than_the_same_duties_by_hand",
         ),
     ),
@@ -466,7 +466,7 @@ ROWS = (
         "time left",
         "right after 20 steps of constant pace, start-up left out; `status RUN` tells it while the run goes on",
         (
-            "engine/beat::after_20_steps_of_constant_pace_the_time_left_is_right_and_start_up_does_not_count",
+            "engine/callbacks/beat::after_20_steps_of_constant_pace_the_time_left_is_right_and_start_up_does_not_count",
             "engine/log::pauses_between_epochs_count_as_often_as_epochs_are_left",
             "cli/status::a_run_that_works_tells_its_time_left_and_one_that_was_killed_is_dead",
         ),
@@ -475,7 +475,7 @@ ROWS = (
         "E13",
         "time of epochs",
         "the first, and the mean of those after it",
-        ("engine/profiler::epochs_are_timed_with_their_evaluation_and_a_mean_without_the_first",),
+        ("engine/callbacks/profiler::epochs_are_timed_with_their_evaluation_and_a_mean_without_the_first",),
     ),
     Row(
         "E14",
@@ -530,7 +530,7 @@ ROWS = (
         "weights stay fp32 under mixed precision; tensors of every type come back bit for bit",
         (
             "engine/precision::the_forward_pass_computes_in_the_chosen_format_and_weights_stay_float32",
-            "engine/checkpoint::tensors_of_every_type_and_memory_order_come_back_bit_for_bit",
+            "engine/checkpoint/checkpoint::tensors_of_every_type_and_memory_order_come_back_bit_for_bit",
         ),
     ),
     Row(
@@ -538,7 +538,7 @@ ROWS = (
         "several processes give the run of one",
         "2 and 3 processes see the samples and take the steps of one, with the same global batch",
         (
-            "engine/processes::processes_see_the_samples_and_take_the_steps_of_one",
+            "engine/distributed/processes::processes_see_the_samples_and_take_the_steps_of_one",
             "cli/many_processes::devices_2_trains_in_two_processes_and_one_writes",
         ),
     ),
@@ -547,8 +547,8 @@ ROWS = (
         "gradients weighted by true counts",
         "boxes spread unevenly over processes, shares without samples: as in one process",
         (
-            "engine/processes::a_detector_with_boxes_spread_unevenly_trains_the_same_in_1_2_and_3_processes",
-            "engine/sync_batch_norm::uneven_and_empty_shares_give_the_gradients_and_statistics_of_one_process",
+            "engine/distributed/processes::a_detector_with_boxes_spread_unevenly_trains_the_same_in_1_2_and_3_processes",
+            "engine/distributed/sync_batch_norm::uneven_and_empty_shares_give_the_gradients_and_statistics_of_one_process",
         ),
     ),
     Row(
@@ -581,7 +581,7 @@ ROWS = (
         "exact evaluation in several processes",
         "no sample twice and none lost; figures of 1, 2 and 3 processes are equal",
         (
-            "engine/processes::processes_see_the_samples_and_take_the_steps_of_one",
+            "engine/distributed/processes::processes_see_the_samples_and_take_the_steps_of_one",
             "engine/evaluation::all_processes_come_to_the_validation_losses_of_one",
         ),
     ),
@@ -596,7 +596,7 @@ ROWS = (
         "G9",
         "another number of processes after a resume",
         "the run goes on with each sample once an epoch",
-        ("engine/processes::a_run_goes_on_with_another_number_of_processes",),
+        ("engine/distributed/processes::a_run_goes_on_with_another_number_of_processes",),
     ),
     Row(
         "G10",
@@ -612,9 +612,9 @@ ROWS = (
         "a documented checkpoint",
         "tensors as safetensors that the library of that name reads, the rest as plain JSON with a version",
         (
-            "engine/checkpoint::the_file_is_what_the_safetensors_library_reads_and_its_data_is_aligned",
-            "engine/checkpoint::the_documented_shell_command_checks_the_state_file",
-            "engine/checkpoint::a_checkpoint_of_a_newer_version_asks_for_an_update_and_is_not_passed_over",
+            "engine/checkpoint/checkpoint::the_file_is_what_the_safetensors_library_reads_and_its_data_is_aligned",
+            "engine/checkpoint/checkpoint::the_documented_shell_command_checks_the_state_file",
+            "engine/checkpoint/checkpoint::a_checkpoint_of_a_newer_version_asks_for_an_update_and_is_not_passed_over",
         ),
         "a command that prints one; its parts are JSON files to look at",
     ),
@@ -690,8 +690,8 @@ ROWS = (
         "rules for what stays",
         "each rule keeps what it says; the disk they take is never more than was estimated",
         (
-            "engine/retention::each_rule_keeps_what_it_says",
-            "engine/retention::the_estimate_of_disk_use_is_never_exceeded",
+            "engine/checkpoint/retention::each_rule_keeps_what_it_says",
+            "engine/checkpoint/retention::the_estimate_of_disk_use_is_never_exceeded",
         ),
     ),
     Row(
@@ -699,7 +699,7 @@ ROWS = (
         "checkpoints by the clock and on request",
         "due by epochs, steps, minutes and `touch RUN/save`, which is seen within half a second, in an evaluation too",
         (
-            "engine/checkpoint::checkpoints_are_due_by_epochs_steps_minutes_and_on_request",
+            "engine/checkpoint/checkpoint::checkpoints_are_due_by_epochs_steps_minutes_and_on_request",
             "faults/interruptions::a_checkpoint_on_request_amid_an_evaluation_is_that_of_the_step_with_its_live_weights",
         ),
     ),
@@ -708,8 +708,8 @@ ROWS = (
         "saving in the background",
         "the trainer waits for a copy into reused memory alone; see `python -m benchmarks checkpoint-steps`",
         (
-            "engine/checkpoint::the_snapshot_is_of_the_moment_of_the_call",
-            "engine/checkpoint::the_buffers_are_reused_and_remade_when_shapes_change",
+            "engine/checkpoint/checkpoint::the_snapshot_is_of_the_moment_of_the_call",
+            "engine/checkpoint/checkpoint::the_buffers_are_reused_and_remade_when_shapes_change",
         ),
     ),
     Row("J13", "a small file for release", "size and outputs equal"),
@@ -719,7 +719,7 @@ ROWS = (
         "J16",
         "checkpoints of other PyTorch versions",
         "the files are safetensors and JSON, and hold nothing of PyTorch",
-        ("engine/checkpoint::the_file_is_what_the_safetensors_library_reads_and_its_data_is_aligned",),
+        ("engine/checkpoint/checkpoint::the_file_is_what_the_safetensors_library_reads_and_its_data_is_aligned",),
         "a test with files that the oldest supported PyTorch wrote",
     ),
     Row(
@@ -750,8 +750,8 @@ ROWS = (
         "a crash leaves a report",
         "a file with configuration, samples of the step and stacks of all processes; the error's last line names it",
         (
-            "engine/crash_report::a_failed_step_is_told_with_its_samples_their_names_and_the_rows_before",
-            "engine/crash_report::what_several_processes_wrote_is_put_together_whatever_else_lies_there",
+            "engine/run_folder/crash_report::a_failed_step_is_told_with_its_samples_their_names_and_the_rows_before",
+            "engine/run_folder/crash_report::what_several_processes_wrote_is_put_together_whatever_else_lies_there",
             "cli/callbacks::a_failure_ends_the_run_with_exit_code_1_and_it_can_be_continued",
         ),
     ),

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from sightline.engine.launch import Launch
-from sightline.engine.processes import ALONE, JoinedProcesses
+from sightline.engine.distributed.launch import Launch
+from sightline.engine.distributed.processes import ALONE, JoinedProcesses
 
 PATIENCE_S = 300.0
 

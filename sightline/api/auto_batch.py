@@ -36,14 +36,14 @@ def settle_batch_size(
         begun: Gives the folder of a run that goes on: its batch size is known.
         console: Shows on a terminal what is being done.
     """
-    from sightline.engine.launch import find_launch
+    from sightline.engine.distributed.launch import find_launch
 
     place = find_launch()
     if config.batch_size != "auto" or (place is not None and place.rank > 0):
         return config, []
     from sightline.config.safe_yaml import read_yaml_document
     from sightline.engine.console import Console
-    from sightline.engine.run_folder import CONFIG_FILE
+    from sightline.engine.run_folder.folder import CONFIG_FILE
     from sightline.engine.session import pick_device
 
     folder = begun()
@@ -88,7 +88,7 @@ def find_batch_size(
     """
     if config.batch_size != "auto":
         return config, ""
-    from sightline.engine.memory_use import free_device_bytes, free_host_bytes, resident_bytes
+    from sightline.engine.memory import free_device_bytes, free_host_bytes, resident_bytes
     from sightline.engine.parts import free_memory
 
     rules, is_gpu = config.auto_batch, device.type == "cuda"
@@ -157,7 +157,7 @@ class _Trials:
     def measure(self, samples: int) -> Measured | None:
         """What a step takes; None where memory runs out."""
         from sightline.engine.auto_batch import Measured
-        from sightline.engine.memory_use import is_out_of_memory
+        from sightline.engine.memory import is_out_of_memory
         from sightline.engine.parts import free_memory
         from sightline.engine.trial import try_steps
 

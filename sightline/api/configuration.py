@@ -176,7 +176,7 @@ def _base(name: str, place: str) -> RunConfig:
 def _base_of_run(run_dir: Path, name: str, place: str, in_file: Sequence[Change]) -> RunConfig:
     """What a run's configuration is a changed copy of: a recipe, or a class of the program that reads it."""
     from sightline.engine.going_on import class_name
-    from sightline.engine.run_record import read_record
+    from sightline.engine.run_folder.run_record import read_record
     from sightline.recipes import RECIPES
 
     try:
@@ -221,7 +221,7 @@ def _changed(
 
 def _is_of_a_run(recipe: str | Path | None, from_run: PathLike | None) -> bool:
     """Whether the configuration comes out of a run's folder, which a stranger may have made."""
-    from sightline.engine.run_folder import is_run
+    from sightline.engine.run_folder.folder import is_run
 
     return from_run is not None or (recipe is not None and is_run(Path(recipe).expanduser().parent))
 
@@ -260,7 +260,7 @@ def _origin_of(recipe: str | Path | None, from_run: PathLike | None) -> tuple[st
     if from_run is not None:
         if recipe is not None:
             raise ConfigError(f"give either a recipe ({recipe}) or --from {from_run}, not both.")
-        from sightline.engine.run_folder import CONFIG_FILE, existing_run
+        from sightline.engine.run_folder.folder import CONFIG_FILE, existing_run
 
         return _read_change_file(existing_run(Path(from_run)) / CONFIG_FILE)
     if recipe is None:
@@ -342,7 +342,7 @@ def write_config(config: RunConfig, path: Path) -> None:
     """The resolved configuration as YAML that ``--from`` and ``resume`` read; paths are absolute, to be found again."""
     import yaml
 
-    from sightline.engine.atomic_file import replace_file
+    from sightline.engine.run_folder.atomic_file import replace_file
 
     text = yaml.safe_dump(_plain_values(config.model_dump()), sort_keys=False, allow_unicode=True)
     replace_file(path, f"# Repeat this run with: sightline train --from {quote(str(path.parent))}\n{text}".encode())

@@ -17,7 +17,7 @@ from sightline.config.override import parse_change
 from sightline.config.printable import printable
 
 if TYPE_CHECKING:
-    from sightline.engine.checkpoint_reader import Checkpoint
+    from sightline.engine.checkpoint.reader import Checkpoint
     from sightline.engine.task import Metric, Task
 
 
@@ -95,9 +95,9 @@ def open_run(path: Path, checkpoint: str) -> tuple[Path, Checkpoint]:
     Raises:
         RunError: If there is no such run or checkpoint, or it is damaged.
     """
-    from sightline.engine.checkpoint import BEST, CHECKPOINTS_FOLDER, LATEST, STATE_FILE, DamagedCheckpointError
-    from sightline.engine.checkpoint_reader import find_checkpoints, named_checkpoint, open_checkpoint
-    from sightline.engine.run_folder import existing_run
+    from sightline.engine.checkpoint.layout import BEST, CHECKPOINTS_FOLDER, LATEST, STATE_FILE, DamagedCheckpointError
+    from sightline.engine.checkpoint.reader import find_checkpoints, named_checkpoint, open_checkpoint
+    from sightline.engine.run_folder.folder import existing_run
 
     path = path.expanduser()
     if path.is_file() or (path / STATE_FILE).exists():
@@ -123,7 +123,7 @@ def facts_of(run_dir: Path) -> dict[str, Any]:
     Raises:
         RunError: If the run's ``data.json`` is missing or broken.
     """
-    from sightline.engine.run_folder import DATA_FILE
+    from sightline.engine.run_folder.folder import DATA_FILE
 
     path = run_dir / DATA_FILE
     try:
@@ -156,7 +156,7 @@ def load_weights(task: Task, checkpoint: Checkpoint) -> str:
     Raises:
         RunError: If they do not fit.
     """
-    from sightline.engine.checkpoint_reader import load_tensors
+    from sightline.engine.checkpoint.reader import load_tensors
     from sightline.engine.copying import copy_exactly
 
     group = "ema" if "ema.safetensors" in checkpoint.manifest.files else "model"

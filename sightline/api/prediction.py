@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sightline.data.sample import BoxPrediction
-    from sightline.engine.checkpoint_reader import Checkpoint
+    from sightline.engine.checkpoint.reader import Checkpoint
     from sightline.engine.run_config import RunConfig
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
@@ -163,7 +163,7 @@ class Predictor:
     ) -> Path:
         import numpy as np
 
-        from sightline.engine.gallery import write_picture
+        from sightline.engine.callbacks.gallery import write_picture
         from sightline.tasks.drawing import draw_boxes
 
         boxes = np.array([one.box_xyxy for one in found], dtype=np.float32).reshape(-1, 4)

@@ -145,7 +145,7 @@ class _Preflight:
     def attempt(self, topic: str, work: Callable[[], Any], default: Any = None) -> Any:
         """What some work gives; where it fails, that is a problem, and the others go on."""
         from sightline.engine.finite import NonFiniteError
-        from sightline.engine.memory_use import is_out_of_memory
+        from sightline.engine.memory import is_out_of_memory
 
         try:
             return work()
@@ -185,7 +185,7 @@ class _Preflight:
 
     def output(self, config: RunConfig, out: Path | None, name: str | None) -> Path:
         """Whether the run's folder can be made."""
-        from sightline.engine.run_folder import RUNS, check_new_run_folder
+        from sightline.engine.run_folder.folder import RUNS, check_new_run_folder
 
         recipe = title_of(config)
         folder = out if out is not None else RUNS / recipe / (name or "")
@@ -249,8 +249,8 @@ class _Preflight:
 
     def build(self, config: RunConfig, problem: Problem) -> Training:
         """The whole training, with the weights that it would start from."""
+        from sightline.engine.checkpoint.start_weights import start_from_weights
         from sightline.engine.session import build_training
-        from sightline.engine.start_weights import start_from_weights
 
         training = build_training(config.but(compile=False), problem)
         count = sum(parameter.numel() for parameter in training.task.parameters())
@@ -365,8 +365,8 @@ class _Preflight:
     ) -> list[MemoryNeed]:
         """What a step with ``wanted`` samples takes, of the host and of the GPU."""
         from sightline.api.preflight_needs import MemoryNeed, line_through
-        from sightline.engine.memory_use import free_device_bytes, free_host_bytes, resident_bytes
-        from sightline.engine.saving import tensors_of
+        from sightline.engine.checkpoint.saving import tensors_of
+        from sightline.engine.memory import free_device_bytes, free_host_bytes, resident_bytes
 
         measured, small = trials[-1].samples == wanted, trials[: len(SMALL_BATCHES)]
         _, saved = line_through([(t.samples, t.saved_bytes) for t in small], wanted)
@@ -420,7 +420,7 @@ class _Preflight:
             disk_findings,
             number_of_evaluations,
         )
-        from sightline.engine.saving import disk_of_checkpoints
+        from sightline.engine.checkpoint.saving import disk_of_checkpoints
 
         length = training.plan.length
         use = disk_of_checkpoints(config.checkpoint, training)

@@ -26,7 +26,7 @@ def report(run: PathLike) -> Path:
     Raises:
         RunError: If it is no run.
     """
-    from sightline.engine.run_folder import existing_run
+    from sightline.engine.run_folder.folder import existing_run
     from sightline.report.page import build_report
 
     return build_report(existing_run(Path(run).expanduser()))
@@ -84,8 +84,8 @@ def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> RunComp
     Raises:
         RunError: If fewer than two are given, one is no run, or the file cannot be written.
     """
-    from sightline.engine.run_folder import existing_run
-    from sightline.engine.status import read_status
+    from sightline.engine.run_folder.folder import existing_run
+    from sightline.engine.run_folder.status import read_status
     from sightline.report.compare import compare_runs
 
     check_output(out, suffix=".png")
@@ -109,8 +109,8 @@ def status(run: PathLike) -> str | Table:
     """
     from sightline.engine.console import duration
     from sightline.engine.going_on import how_to_resume
-    from sightline.engine.run_folder import existing_run, is_run
-    from sightline.engine.status import read_status
+    from sightline.engine.run_folder.folder import existing_run, is_run
+    from sightline.engine.run_folder.status import read_status
 
     folder = Path(run).expanduser()
     below = [] if is_run(folder) or not folder.is_dir() else [one for one in _runs_below(folder) if is_run(one)]
@@ -133,7 +133,7 @@ def status(run: PathLike) -> str | Table:
 
 
 def _class_of(run_dir: Path) -> str:
-    from sightline.engine.run_record import read_record
+    from sightline.engine.run_folder.run_record import read_record
 
     try:
         return read_record(run_dir).configuration
@@ -151,7 +151,7 @@ def _runs_below(folder: Path) -> list[Path]:
 
 def _status_row(run_dir: Path) -> tuple[str, ...]:
     from sightline.engine.console import duration
-    from sightline.engine.status import read_status
+    from sightline.engine.run_folder.status import read_status
 
     now = read_status(run_dir)
     if now is None:

@@ -18,8 +18,8 @@ from sightline.config.errors import RunError
 from sightline.config.printable import printable
 
 if TYPE_CHECKING:
-    from sightline.engine.checkpoint_reader import Checkpoint
-    from sightline.engine.retention import BestBy
+    from sightline.engine.checkpoint.reader import Checkpoint
+    from sightline.engine.checkpoint.retention import BestBy
 
 LOOK_SECONDS = 2.0
 """Between two looks for new checkpoints."""
@@ -129,7 +129,7 @@ def evaluate_all(
     Raises:
         UserError: If something does not fit, or there is no checkpoint that can be evaluated.
     """
-    from sightline.engine.run_folder import existing_run
+    from sightline.engine.run_folder.folder import existing_run
 
     run_dir = existing_run(Path(run).expanduser())
     rows: dict[int, CheckpointFigures] = {}
@@ -175,7 +175,7 @@ def step_aside() -> None:
 
 
 def _best(rows: Sequence[CheckpointFigures], by: BestBy) -> int | None:
-    from sightline.engine.retention import Saved, ranked
+    from sightline.engine.checkpoint.retention import Saved, ranked
 
     found = ranked([Saved(row.step, row.epoch, metrics=row.figures) for row in rows], by)
     return found[0].step if found else None
@@ -188,8 +188,8 @@ def _checkpoints(
 
     A checkpoint has its name only once it is whole, and every byte of it is checked before it is given.
     """
-    from sightline.engine.checkpoint_reader import find_checkpoints, read_checkpoint
-    from sightline.engine.status import read_status
+    from sightline.engine.checkpoint.reader import find_checkpoints, read_checkpoint
+    from sightline.engine.run_folder.status import read_status
 
     seen: set[tuple[str, int]] = set()
     told = ""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sightline.engine.loop import Training
     from sightline.engine.run_config import Problem, RunConfig
-    from sightline.engine.run_record import RunRecord
+    from sightline.engine.run_folder.run_record import RunRecord
     from sightline.engine.task import Loader
 
 
@@ -155,7 +155,7 @@ def _length(config: RunConfig, training: Training) -> str:
 
 
 def _disk(config: RunConfig, training: Training) -> str:
-    from sightline.engine.saving import disk_of_checkpoints
+    from sightline.engine.checkpoint.saving import disk_of_checkpoints
 
     return f"at most {disk_of_checkpoints(config.checkpoint, training)} at a time"
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from sightline.engine.callback import Callback
     from sightline.engine.console import Console
-    from sightline.engine.processes import Processes, Share
+    from sightline.engine.distributed.processes import Processes, Share
     from sightline.engine.run_config import Problem, RunConfig
-    from sightline.engine.run_log import RunLog
+    from sightline.engine.run_folder.run_log import RunLog
     from sightline.engine.stop import StopRequest
 
 _log = logging.getLogger(__name__)
@@ -113,8 +113,8 @@ def _train(
     console: Console | None,
     stop: StopRequest,
 ) -> TrainResult:
-    from sightline.engine.run_folder import check_new_run_folder, new_run_folder
-    from sightline.engine.run_log import RunLog
+    from sightline.engine.run_folder.folder import check_new_run_folder, new_run_folder
+    from sightline.engine.run_folder.run_log import RunLog
     from sightline.engine.session import joined, settle
     from sightline.recipes import recipe as recipe_named
 
@@ -165,9 +165,9 @@ def resume(
 
 
 def _resume(run: PathLike, changes: Sequence[str], console: Console | None, stop: StopRequest) -> TrainResult:
-    from sightline.engine.launch import find_launch
-    from sightline.engine.processes import ALONE
-    from sightline.engine.run_folder import existing_run
+    from sightline.engine.distributed.launch import find_launch
+    from sightline.engine.distributed.processes import ALONE
+    from sightline.engine.run_folder.folder import existing_run
     from sightline.engine.session import joined, settle
     from sightline.recipes import recipe as recipe_named
 
@@ -210,7 +210,7 @@ def _in_processes(
 ) -> TrainResult:
     """Open the data and train in a folder that is known; ``found`` is to be said first."""
     from sightline.engine.parts import take_note
-    from sightline.engine.run_log import RunLog
+    from sightline.engine.run_folder.run_log import RunLog
 
     again = f"sightline resume {quote(str(run_dir))}" if resume else "sightline train --from RUN"
     with RunLog(console, config.log.level, rank=processes.share.rank) as log:
@@ -229,7 +229,7 @@ def _in_processes(
 
 def must_launch(config: RunConfig) -> bool:
     """Whether the run has several processes and nobody has started them."""
-    from sightline.engine.launch import find_launch
+    from sightline.engine.distributed.launch import find_launch
 
     return config.devices > 1 and find_launch() is None
 
@@ -243,11 +243,11 @@ def launch(config: RunConfig, run_dir: Path, stop: StopRequest, *, resume: bool)
         StoppedError: If they were stopped before the first step.
     """
     from sightline.config.exit_codes import STOPPED, say
-    from sightline.engine.crash_report import close_report
-    from sightline.engine.launch import launch_here
+    from sightline.engine.distributed.launch import launch_here
     from sightline.engine.parts import NOTE_FILE
-    from sightline.engine.run_folder import is_run
-    from sightline.engine.run_record import read_record
+    from sightline.engine.run_folder.crash_report import close_report
+    from sightline.engine.run_folder.folder import is_run
+    from sightline.engine.run_folder.run_record import read_record
     from sightline.recipes import RECIPES
 
     try:
@@ -320,8 +320,8 @@ def work(recipe: str, config_json: str, run_dir: str, resume: bool, began: float
 
 def _what_is_written(run_dir: Path, exit_code: int) -> TrainResult:
     """The result of a run as its folder tells it."""
-    from sightline.engine.metrics_log import METRICS_FILE, read_rows
-    from sightline.engine.status import read_status
+    from sightline.engine.run_folder.metrics_log import METRICS_FILE, read_rows
+    from sightline.engine.run_folder.status import read_status
     from sightline.report.layout import REPORT_PAGE
 
     status = read_status(run_dir)
@@ -338,9 +338,9 @@ def _what_is_written(run_dir: Path, exit_code: int) -> TrainResult:
 
 def _begun_before_restart(config: RunConfig, name: str | None, out: Path | None) -> str | None:
     """The run that these processes began before their launcher started them anew; None in a first start."""
-    from sightline.engine.launch import find_launch
-    from sightline.engine.run_folder import RUNS, is_run
-    from sightline.engine.run_record import read_record
+    from sightline.engine.distributed.launch import find_launch
+    from sightline.engine.run_folder.folder import RUNS, is_run
+    from sightline.engine.run_folder.run_record import read_record
 
     place = find_launch()
     if place is None or not place.restarts:
@@ -399,15 +399,15 @@ def _run(
 ) -> TrainResult:
     """Train in a run folder, write its report, and note in run.json and in the log how it ended."""
     from sightline.api.summary import about_session, start_summary
-    from sightline.engine.atomic_file import replace_file
-    from sightline.engine.crash_report import crash_reported
-    from sightline.engine.crew import CallbackError
+    from sightline.engine.callbacks.crew import CallbackError
+    from sightline.engine.distributed.launch import find_launch
+    from sightline.engine.distributed.processes import WHOLE
     from sightline.engine.going_on import class_name, how_to_resume
-    from sightline.engine.launch import find_launch
     from sightline.engine.loop import Training
-    from sightline.engine.processes import WHOLE
-    from sightline.engine.run_folder import CONFIG_FILE, DATA_FILE
-    from sightline.engine.run_record import end_session, start_session
+    from sightline.engine.run_folder.atomic_file import replace_file
+    from sightline.engine.run_folder.crash_report import crash_reported
+    from sightline.engine.run_folder.folder import CONFIG_FILE, DATA_FILE
+    from sightline.engine.run_folder.run_record import end_session, start_session
     from sightline.engine.session import run_session
 
     started = False
@@ -491,7 +491,7 @@ def _with_report(result: TrainResult, console: Console, stop: StopRequest) -> Tr
 
 def _lacks_its_report(run_dir: Path) -> bool:
     """Whether a run is done, but was killed before its page told so."""
-    from sightline.engine.run_record import read_record
+    from sightline.engine.run_folder.run_record import read_record
     from sightline.report.page import end_told
 
     record = read_record(run_dir)
@@ -500,7 +500,7 @@ def _lacks_its_report(run_dir: Path) -> bool:
 
 def _remove_if_unused(run_dir: Path) -> None:
     """Take back the folder of a run that never started, which holds nothing but the lock's files, and its parents."""
-    from sightline.engine.run_folder import RUNS
+    from sightline.engine.run_folder.folder import RUNS
 
     if not all(path.name.startswith(".lock") for path in run_dir.iterdir()):
         return

@@ -22,9 +22,9 @@ from sightline.config.printable import printable
 
 if TYPE_CHECKING:
     from sightline.engine.callback import Callback
+    from sightline.engine.callbacks.user_callbacks import CallbackConfig
     from sightline.engine.console import Console
     from sightline.engine.run_config import RunConfig
-    from sightline.engine.user_callbacks import CallbackConfig
 
 UNKNOWN = "0" * 64
 """The SHA-256 of no file, for code of a run that recorded none."""
@@ -56,7 +56,7 @@ def load_callbacks(config: RunConfig, console: Console, *, again: str) -> tuple[
     """
     if not config.callbacks:
         return config, []
-    from sightline.engine.user_callbacks import load_callback, read_code
+    from sightline.engine.callbacks.user_callbacks import load_callback, read_code
 
     judged = [(one, *_judged(one, *read_code(one), again=again)) for one in config.callbacks]
     callbacks = []

@@ -1,5 +1,8 @@
 """Steps, precision, schedules, checkpoints and callbacks. Never heard of boxes.
 
+Rooms: ``checkpoint``, ``distributed`` (several processes), ``callbacks`` (what only watches), ``run_folder``
+and ``trackers``. Beside them stands what makes a step; ``loop`` is the place to begin.
+
 What a program of your own needs stands here; ``docs/bare-engine.md`` shows such a program. Every name is loaded when it
 is first used, so that importing this package loads no PyTorch.
 """
@@ -11,7 +14,9 @@ if TYPE_CHECKING:
     from sightline.config.base import Config
     from sightline.engine.accumulation import AccumulationConfig
     from sightline.engine.callback import Callback, EvaluationReport, StepReport
-    from sightline.engine.early_stop import EarlyStoppingConfig
+    from sightline.engine.callbacks.early_stop import EarlyStoppingConfig
+    from sightline.engine.checkpoint.retention import CheckpointConfig
+    from sightline.engine.distributed.processes import WHOLE, Share
     from sightline.engine.ema import EmaConfig
     from sightline.engine.evaluation import EvaluateConfig, evaluate
     from sightline.engine.in_memory import SumMetric, TensorBatch, TensorLoader
@@ -19,8 +24,6 @@ if TYPE_CHECKING:
     from sightline.engine.loop import Training, train
     from sightline.engine.optim import OptimizerConfig
     from sightline.engine.parameter_groups import GroupRule
-    from sightline.engine.processes import WHOLE, Share
-    from sightline.engine.retention import CheckpointConfig
     from sightline.engine.run_config import Problem, RunConfig
     from sightline.engine.schedule import PolicyConfig, ScheduleConfig, WarmupConfig
     from sightline.engine.session import build_training
@@ -30,7 +33,7 @@ _PLACES = {
     "config.base": ("Config",),
     "engine.accumulation": ("AccumulationConfig",),
     "engine.callback": ("Callback", "EvaluationReport", "StepReport"),
-    "engine.early_stop": ("EarlyStoppingConfig",),
+    "engine.callbacks.early_stop": ("EarlyStoppingConfig",),
     "engine.ema": ("EmaConfig",),
     "engine.evaluation": ("EvaluateConfig", "evaluate"),
     "engine.in_memory": ("SumMetric", "TensorBatch", "TensorLoader"),
@@ -38,8 +41,8 @@ _PLACES = {
     "engine.loop": ("Training", "train"),
     "engine.optim": ("OptimizerConfig",),
     "engine.parameter_groups": ("GroupRule",),
-    "engine.processes": ("WHOLE", "Share"),
-    "engine.retention": ("CheckpointConfig",),
+    "engine.distributed.processes": ("WHOLE", "Share"),
+    "engine.checkpoint.retention": ("CheckpointConfig",),
     "engine.run_config": ("Problem", "RunConfig"),
     "engine.schedule": ("PolicyConfig", "ScheduleConfig", "WarmupConfig"),
     "engine.session": ("build_training",),

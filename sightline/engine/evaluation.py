@@ -17,10 +17,10 @@ from sightline.config.base import Config
 from sightline.config.errors import ConfigError, did_you_mean
 from sightline.config.printable import printable
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
+from sightline.engine.checkpoint.retention import BestBy
+from sightline.engine.distributed.processes import ALONE, Processes
 from sightline.engine.loop import Training
 from sightline.engine.precision import Precision
-from sightline.engine.processes import ALONE, Processes
-from sightline.engine.retention import BestBy
 from sightline.engine.seed import reseed
 from sightline.engine.task import Loader, Metric, Task
 

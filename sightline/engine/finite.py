@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sightline.engine.culprit import LOSSES_ALONE
-from sightline.engine.processes import ALONE, Processes
+from sightline.engine.distributed.processes import ALONE, Processes
 from sightline.engine.rollback import LastGood
 
 Policy = Literal["stop", "skip", "rollback"]

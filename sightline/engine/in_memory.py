@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sightline.config.errors import RunError
-from sightline.engine.processes import WHOLE, Share
+from sightline.engine.distributed.processes import WHOLE, Share
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from sightline.engine.accumulation import AccumulationPlan
 from sightline.engine.callback import Callback, StepReport
 from sightline.engine.clip import clip_grad_norm
 from sightline.engine.culprit import first_culprit
+from sightline.engine.distributed.processes import ALONE, Processes
 from sightline.engine.ema import Ema
 from sightline.engine.finite import FiniteGuard
-from sightline.engine.memory_use import is_out_of_memory
+from sightline.engine.memory import is_out_of_memory
 from sightline.engine.optim import Optimizer
 from sightline.engine.parts import SamplesAtOnce, free_memory
 from sightline.engine.precision import Precision
-from sightline.engine.processes import ALONE, Processes
 from sightline.engine.schedule import Progress, Schedule
 from sightline.engine.seed import reseed
 from sightline.engine.stopwatch import OFF, Stopwatch

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from sightline.config.printable import counted
-from sightline.engine.atomic_file import replace_file
+from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.seed import reseed
 
 if TYPE_CHECKING:

@@ -15,21 +15,21 @@ from sightline.config.errors import ConfigError
 from sightline.config.override import expand_path
 from sightline.engine.accumulation import AccumulationConfig
 from sightline.engine.auto_batch import AutoBatchConfig, number_or_auto
-from sightline.engine.early_stop import EarlyStoppingConfig
+from sightline.engine.callbacks.early_stop import EarlyStoppingConfig
+from sightline.engine.callbacks.histograms import HistogramConfig
+from sightline.engine.callbacks.user_callbacks import CallbackConfig, as_list
+from sightline.engine.callbacks.watch import WatchConfig
+from sightline.engine.checkpoint.retention import BestBy, CheckpointConfig, KeepBest, KeepImprovements
+from sightline.engine.distributed.processes import WHOLE, Share
 from sightline.engine.ema import EmaConfig
 from sightline.engine.evaluation import EvaluateConfig, refuse_unmeasured_loss
 from sightline.engine.finding import DataReview, Finding
-from sightline.engine.histograms import HistogramConfig
 from sightline.engine.log import LogConfig
 from sightline.engine.optim import OptimizerConfig
-from sightline.engine.processes import WHOLE, Share
-from sightline.engine.retention import BestBy, CheckpointConfig, KeepBest, KeepImprovements
 from sightline.engine.rollback import RollbackConfig
 from sightline.engine.schedule import ScheduleConfig
 from sightline.engine.stop import seconds_of
 from sightline.engine.task import Loader, Task
-from sightline.engine.user_callbacks import CallbackConfig, as_list
-from sightline.engine.watch import WatchConfig
 
 PathText = Annotated[Path, BeforeValidator(expand_path)]
 """A path; ``~`` and environment variables are expanded."""

@@ -16,48 +16,54 @@ from sightline.config.errors import ConfigError, RunError
 from sightline.config.override import leaves
 from sightline.config.printable import counted
 from sightline.engine.accumulation import plan_run
-from sightline.engine.beat import Beat
 from sightline.engine.callback import Callback, EvaluationReport
-from sightline.engine.checkpoint_reader import Checkpoint, find_checkpoints, newest_whole, set_aside
-from sightline.engine.checkpoint_writer import CheckpointWriter
+from sightline.engine.callbacks.beat import Beat
+from sightline.engine.callbacks.crew import Crew, message_of
+from sightline.engine.callbacks.early_stop import EarlyStop
+from sightline.engine.callbacks.epoch_clock import EpochClock
+from sightline.engine.callbacks.gallery import Gallery
+from sightline.engine.callbacks.histograms import Histograms
+from sightline.engine.callbacks.profiler import Profiler
+from sightline.engine.callbacks.watch import Watch, matching_layers
+from sightline.engine.checkpoint.reader import Checkpoint, find_checkpoints, newest_whole, set_aside
+from sightline.engine.checkpoint.saving import Saver, follow, lead, live_tensors, load_training
+from sightline.engine.checkpoint.start_weights import start_from_weights
+from sightline.engine.checkpoint.writer import CheckpointWriter
 from sightline.engine.console import Console
-from sightline.engine.crash_report import crash_reported, forget_crash, is_lost, stacks_on_request
-from sightline.engine.crew import Crew, message_of
-from sightline.engine.early_stop import EarlyStop
+from sightline.engine.distributed.launch import Launch, find_launch
+from sightline.engine.distributed.processes import ALONE, JoinedProcesses, LostProcessError, Processes
+from sightline.engine.distributed.sync_batch_norm import has_batch_norm, synchronise_batch_norm
 from sightline.engine.ema import Ema
-from sightline.engine.epoch_clock import EpochClock
 from sightline.engine.evaluation import EvaluateConfig, Evaluator, refuse_unknown_figures
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.freeze import freeze
-from sightline.engine.gallery import Gallery
 from sightline.engine.going_on import class_name, how_to_resume
-from sightline.engine.histograms import Histograms
-from sightline.engine.launch import Launch, find_launch
 from sightline.engine.limited_loader import limited
-from sightline.engine.lock import RunLock
 from sightline.engine.log import Logger, LogRow, Sink
 from sightline.engine.loop import Training, train
-from sightline.engine.metrics_log import METRICS_FILE, TIMING_FILE, MetricsLog, cut_back_to_length, cut_back_to_step
-from sightline.engine.nonfinite_log import NONFINITE_FILE, NonFiniteLog
 from sightline.engine.optim import build_optimizer
 from sightline.engine.parts import SamplesAtOnce
 from sightline.engine.precision import Precision, fastest_precision, to_channels_last
-from sightline.engine.processes import ALONE, JoinedProcesses, LostProcessError, Processes
-from sightline.engine.profiler import Profiler
 from sightline.engine.rollback import LastGood
 from sightline.engine.run_config import Problem, RunConfig
-from sightline.engine.run_folder import is_run
-from sightline.engine.run_record import read_record
-from sightline.engine.saving import Saver, follow, lead, live_tensors, load_training
+from sightline.engine.run_folder.crash_report import crash_reported, forget_crash, is_lost, stacks_on_request
+from sightline.engine.run_folder.folder import is_run
+from sightline.engine.run_folder.lock import RunLock
+from sightline.engine.run_folder.metrics_log import (
+    METRICS_FILE,
+    TIMING_FILE,
+    MetricsLog,
+    cut_back_to_length,
+    cut_back_to_step,
+)
+from sightline.engine.run_folder.nonfinite_log import NONFINITE_FILE, NonFiniteLog
+from sightline.engine.run_folder.run_record import read_record
+from sightline.engine.run_folder.status import Heartbeat
 from sightline.engine.schedule import Schedule
-from sightline.engine.start_weights import start_from_weights
-from sightline.engine.status import Heartbeat
 from sightline.engine.stop import StopRequest
 from sightline.engine.stopwatch import OFF, RunningStopwatch
-from sightline.engine.sync_batch_norm import has_batch_norm, synchronise_batch_norm
 from sightline.engine.task import Loader
 from sightline.engine.trackers.following import open_trackers
-from sightline.engine.watch import Watch, matching_layers
 
 C = TypeVar("C", bound=RunConfig)
 Outcome = Literal["done", "stopped"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from sightline.engine.accumulation import AccumulationConfig, plan_run
 from sightline.engine.callback import Callback, StepReport
 from sightline.engine.loop import Training, train
-from sightline.engine.memory_use import Peak, SavedForBackward, peak_memory
+from sightline.engine.memory import Peak, SavedForBackward, watching_memory
 from sightline.engine.parts import SamplesAtOnce
 from sightline.engine.schedule import ScheduleConfig
 from sightline.engine.task import Fetched, Loader
@@ -111,7 +111,7 @@ def try_steps(
     tried = replace(training, plan=plan, iteration=0, step=0, at_once=at_once)
     saved = SavedForBackward()
     try:
-        with peak_memory(training.device) as peak, saved.counting() if count_saved else nullcontext():
+        with watching_memory(training.device) as peak, saved.counting() if count_saved else nullcontext():
             watched = _Watched(loader, seconds=seconds, most=most, saved=saved)
             train(tried, watched, callbacks=[watched], should_stop=watched)
             training.guard.check()
@@ -151,7 +151,7 @@ def try_prediction(training: Training, loader: Loader, *, batches: int = 2) -> T
     was_training = task.training
     task.eval()
     try:
-        with peak_memory(device) as peak, torch.inference_mode():
+        with watching_memory(device) as peak, torch.inference_mode():
             before = time.perf_counter()
             for fetched in islice(loader.iterate(epochs=1), batches):
                 waited = time.perf_counter() - before

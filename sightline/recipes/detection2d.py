@@ -22,8 +22,8 @@ from sightline.data.loader import BatchLoader
 from sightline.data.transforms.augment import ImageAugmentConfig
 from sightline.data.world.config import EmbeddedWorldConfig
 from sightline.data.world.embedded import embedded_world
+from sightline.engine.distributed.processes import WHOLE, Share
 from sightline.engine.finding import DataReview
-from sightline.engine.processes import WHOLE, Share
 from sightline.engine.run_config import PathText, Problem, RunConfig
 from sightline.engine.seed import seed_everything
 from sightline.tasks.detection2d import Detection2D, Detector2D

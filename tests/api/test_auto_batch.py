@@ -66,7 +66,7 @@ def toy(**changes):
 @pytest.mark.parametrize("processes, expected", [(1, 16), (3, 48)])
 def test_every_process_gets_the_batch_that_fits(monkeypatch, processes, expected):
     # The measuring stands aside: a sample takes 1000 bytes, and there are 24,000.
-    monkeypatch.setattr("sightline.engine.memory_use.free_host_bytes", lambda: 24_000 * processes)
+    monkeypatch.setattr("sightline.engine.memory.free_host_bytes", lambda: 24_000 * processes)
     monkeypatch.setattr(
         auto_batch._Trials,
         "measure",

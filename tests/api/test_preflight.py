@@ -12,7 +12,7 @@ from torch import nn
 
 from sightline import api
 from sightline.api.preflight_needs import MemoryNeed, busy, line_through, long_duration, number_of_evaluations
-from sightline.engine import memory_use
+from sightline.engine import memory
 from sightline.engine.evaluation import EvaluateConfig
 from sightline.engine.schedule import RunLength
 from tests.cli.tool import RECIPE, TINY, files_in, sightline, write_city
@@ -118,8 +118,8 @@ class WideRun(ToyRun):
 
 def test_a_batch_that_would_not_fit_is_not_tried_and_the_largest_that_fits_is_named(monkeypatch):
     # Weights, gradients, momentum and average: 2^21 * 7 numbers, 4 times, 235 MB. Free: 1.5 GB beside this process.
-    own = memory_use.resident_bytes()
-    monkeypatch.setattr(memory_use, "free_host_bytes", lambda: 1_500_000_000 + own - memory_use.resident_bytes())
+    own = memory.resident_bytes()
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 1_500_000_000 + own - memory.resident_bytes())
     began = time.perf_counter()
     run = WideRun(**toy_run(batch_size=1000, samples=2000).model_dump())
     report = api.preflight(run)
@@ -133,7 +133,7 @@ def test_a_batch_that_would_not_fit_is_not_tried_and_the_largest_that_fits_is_na
 
 
 def test_a_limit_of_the_process_counts_as_the_memory_that_is_free():
-    code = "import resource\nfrom sightline.engine.memory_use import free_host_bytes\nbefore = free_host_bytes()\n"
+    code = "import resource\nfrom sightline.engine.memory import free_host_bytes\nbefore = free_host_bytes()\n"
     code += "resource.setrlimit(resource.RLIMIT_AS, (1 << 50, -1))\nassert free_host_bytes() <= before\n"
     code += "import psutil\nused = psutil.Process().memory_info().vms\n"
     code += "resource.setrlimit(resource.RLIMIT_AS, (used + 10**8, -1))\nassert 0 < free_host_bytes() <= 10**8\n"

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import checkpoint_steps, efficiency, epoch_gap, mosaic_sample, processes
-from sightline.engine.checkpoint_writer import CheckpointWriter
+from sightline.engine.checkpoint.writer import CheckpointWriter
 
 
 def line_of(capsys, *arguments):

@@ -51,7 +51,7 @@ def times_run(place):
     path = place / "ran.txt"
     count = len(path.read_text().splitlines()) if path.exists() else 0
     path.unlink(missing_ok=True)
-    from sightline.engine import user_callbacks
+    from sightline.engine.callbacks import user_callbacks
 
     for name in [name for name in user_callbacks.sys.modules if name.startswith("user_callbacks_")]:
         del user_callbacks.sys.modules[name]  # or a later command of this process would not run it again

@@ -13,7 +13,7 @@ import pytest
 
 from sightline import api
 from sightline.config.errors import RunError
-from sightline.engine.checkpoint_reader import find_checkpoints
+from sightline.engine.checkpoint.reader import find_checkpoints
 from sightline.engine.console import Console
 from sightline.recipes import RECIPES
 from sightline.tasks.detection2d import Detection2D

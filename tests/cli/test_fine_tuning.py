@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sightline.engine.checkpoint_reader import load_tensors, newest_whole
+from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.models.yolov7.config import YOLOv7Config
 from sightline.models.yolov7.detector import YOLOv7
 from tests.cli.tool import RECIPE, TINY, sightline, without_report

@@ -9,7 +9,7 @@ from sightline import api
 from sightline.engine.console import Console
 from sightline.recipes import RECIPES
 from tests.cli.tool import RECIPE, TINY, sightline, without_report
-from tests.engine.test_run_log import said
+from tests.engine.run_folder.test_run_log import said
 from tests.engine.toy import ToyTask, toy_run
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sightline.engine.launch import find_launch, first_host
+from sightline.engine.distributed.launch import find_launch, first_host
 from tests.cli.tool import RECIPE, TINY
 from tests.faults.tiny import assert_same_bits
 

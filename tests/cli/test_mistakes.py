@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from sightline.engine.lock import RunLock
+from sightline.engine.run_folder.lock import RunLock
 from tests.cli.tool import RECIPE, files_in, sightline, typed, without_report, write_city
 
 RUN = f"runs/{RECIPE}/1"

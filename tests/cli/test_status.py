@@ -6,7 +6,7 @@ import signal
 import time
 
 from sightline import api
-from sightline.engine.status import read_status
+from sightline.engine.run_folder.status import read_status
 from tests.cli.tool import sightline
 from tests.conftest import quiet
 from tests.engine.toy import ToyTask, toy_run

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from sightline.engine.checkpoint_reader import newest_whole
+from sightline.engine.checkpoint.reader import newest_whole
 from tests.cli.tool import RECIPE, TINY, sightline, typed, without_report
 
 CHANGES = [*(change for change in TINY if not change.startswith("epochs")), "checkpoint.every_epochs=0"]

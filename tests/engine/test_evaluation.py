@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
-from sightline.engine.checkpoint_reader import find_checkpoints, load_tensors, newest_whole, read_checkpoint
+from sightline.engine.checkpoint.reader import find_checkpoints, load_tensors, newest_whole, read_checkpoint
 from sightline.engine.evaluation import (
     EvaluateConfig,
     Evaluator,

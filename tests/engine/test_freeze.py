@@ -10,9 +10,9 @@ from torch import nn
 
 from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
-from sightline.engine.checkpoint_reader import load_tensors, newest_whole
+from sightline.engine.callbacks.crew import CallbackError
+from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.console import Console
-from sightline.engine.crew import CallbackError
 from sightline.engine.ema import Ema, EmaConfig
 from sightline.engine.freeze import describe_frozen, freeze
 from sightline.engine.session import build_training, run_session

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from sightline.engine.callback import Callback
-from sightline.engine.checkpoint_reader import newest_whole
+from sightline.engine.callbacks.crew import CallbackError
+from sightline.engine.checkpoint.reader import newest_whole
 from sightline.engine.console import Console
-from sightline.engine.crew import CallbackError
 from sightline.engine.parts import StepTooLargeError, leave_note, take_note
 from sightline.engine.session import run_session
 from sightline.ops.process_shares import PartWeights, share_weights
 from tests.conftest import quiet
-from tests.engine.test_processes import assert_same_losses, assert_same_weights, detector, rows
+from tests.engine.distributed.test_processes import assert_same_losses, assert_same_weights, detector, rows
 from tests.engine.test_session import StopAt, final_state, run
 from tests.engine.toy import toy_run
 from tests.together import together

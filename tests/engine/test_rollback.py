@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from sightline.engine.callback import Callback
-from sightline.engine.checkpoint_reader import load_tensors, newest_whole
+from sightline.engine.callbacks.crew import CallbackError
+from sightline.engine.checkpoint.reader import load_tensors, newest_whole
+from sightline.engine.checkpoint.saving import live_tensors
 from sightline.engine.console import Console
-from sightline.engine.crew import CallbackError
 from sightline.engine.culprit import non_finite_names
 from sightline.engine.finite import NonFiniteError
-from sightline.engine.nonfinite_log import NONFINITE_FILE
-from sightline.engine.saving import live_tensors
+from sightline.engine.run_folder.nonfinite_log import NONFINITE_FILE
 from sightline.engine.session import run_session
 from tests.conftest import quiet
 from tests.engine.test_session import StopAt, final_state, run

@@ -9,9 +9,9 @@ import torch
 
 from sightline.config.errors import RunError
 from sightline.engine.callback import Callback
-from sightline.engine.checkpoint_reader import load_tensors, newest_whole
+from sightline.engine.callbacks.crew import CallbackError
+from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.console import Console
-from sightline.engine.crew import CallbackError
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.going_on import how_to_resume
 from sightline.engine.session import SessionResult, run_session

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sightline.engine.processes import WHOLE, Share
+from sightline.engine.distributed.processes import WHOLE, Share
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.seed import seed_everything
 from sightline.engine.task import Picture, Task

@@ -20,9 +20,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sightline.engine import checkpoint_writer, host_buffer
-from sightline.engine.checkpoint import CheckpointState, folder_name, read_manifest
-from sightline.engine.checkpoint_reader import (
+from sightline.engine.checkpoint import host_buffer
+from sightline.engine.checkpoint import writer as checkpoint_writer
+from sightline.engine.checkpoint.layout import CheckpointState, folder_name, read_manifest
+from sightline.engine.checkpoint.reader import (
     find_checkpoints,
     load_tensors,
     named_checkpoint,
@@ -30,9 +31,9 @@ from sightline.engine.checkpoint_reader import (
     open_checkpoint,
     set_aside,
 )
-from sightline.engine.checkpoint_writer import CheckpointWriteError, CheckpointWriter
-from sightline.engine.lock import RunLock
-from sightline.engine.retention import CheckpointConfig, KeepLast
+from sightline.engine.checkpoint.retention import CheckpointConfig, KeepLast
+from sightline.engine.checkpoint.writer import CheckpointWriteError, CheckpointWriter
+from sightline.engine.run_folder.lock import RunLock
 from tests.forked import forked
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to kill processes cheaply")

@@ -7,8 +7,8 @@ import pytest
 
 from sightline import api
 from sightline.config.errors import RunError
-from sightline.engine.checkpoint import folder_name
-from sightline.engine.checkpoint_reader import find_checkpoints
+from sightline.engine.checkpoint.layout import folder_name
+from sightline.engine.checkpoint.reader import find_checkpoints
 from sightline.engine.console import Console
 from tests.cli.tool import without_report
 from tests.faults.tiny import assert_same_bits, train

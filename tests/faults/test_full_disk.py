@@ -15,7 +15,7 @@ from functools import partial
 import pytest
 
 from sightline.cli.main import main
-from sightline.engine.checkpoint_reader import find_checkpoints, read_checkpoint
+from sightline.engine.checkpoint.reader import find_checkpoints, read_checkpoint
 from sightline.engine.trackers.tensorboard import TensorBoardTracker
 from sightline.engine.trackers.tracker import TrackedRow
 from tests.cli.tool import RECIPE, without_report

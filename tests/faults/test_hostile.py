@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sightline.engine.checkpoint_reader import find_checkpoints
+from sightline.engine.checkpoint.reader import find_checkpoints
 from tests.cli.tool import RECIPE, sightline
 from tests.faults.hostile import PICKLES
 from tests.faults.tiny import changes_with, train

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from sightline.engine.callback import Callback
-from sightline.engine.checkpoint_reader import load_tensors, newest_whole
+from sightline.engine.callbacks.crew import CallbackError
+from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.console import Console
-from sightline.engine.crew import CallbackError
 from sightline.engine.session import run_session
 from tests.engine.toy import toy_run
 from tests.faults.test_stop import SignalAt, assert_equal_ends, session

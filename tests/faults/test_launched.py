@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from sightline.engine.checkpoint_reader import newest_whole
+from sightline.engine.checkpoint.reader import newest_whole
 from tests.cli.tool import RECIPE
 from tests.faults.lives import PATIENCE_S
 from tests.faults.test_stop import bytes_of_last_checkpoint

@@ -14,7 +14,7 @@ import pytest
 from sightline import api
 from sightline.config.errors import RunError
 from sightline.engine.callback import Callback
-from sightline.engine.checkpoint_reader import newest_whole
+from sightline.engine.checkpoint.reader import newest_whole
 from sightline.engine.console import Console
 from sightline.engine.session import run_session
 from tests.engine.toy import toy_run

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from sightline import api
-from sightline.engine.run_folder import is_run
+from sightline.engine.run_folder.folder import is_run
 from tests.cli.tool import RECIPE, without_report
 from tests.conftest import quiet
 

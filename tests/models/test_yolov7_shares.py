@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sightline.engine.sync_batch_norm import synchronise_batch_norm
+from sightline.engine.distributed.sync_batch_norm import synchronise_batch_norm
 from sightline.models.yolov7.config import YOLOv7Config
 from sightline.models.yolov7.detector import YOLOv7
 from sightline.models.yolov7.loss import YOLOv7LossConfig

@@ -10,8 +10,8 @@ import yaml
 from PIL import Image
 
 from sightline.config.errors import RunError
+from sightline.engine.checkpoint.retention import BestBy
 from sightline.engine.evaluation import EvaluateConfig
-from sightline.engine.retention import BestBy
 from sightline.report import plots
 from sightline.report.history import read_run
 from sightline.report.page import build_report, figure, moment

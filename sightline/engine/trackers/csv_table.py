@@ -13,9 +13,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from sightline.engine.appended_file import AppendedFile
-from sightline.engine.atomic_file import WRITING, naming
-from sightline.engine.metrics_log import read_rows
+from sightline.engine.run_folder.appended_file import AppendedFile
+from sightline.engine.run_folder.atomic_file import WRITING, naming
+from sightline.engine.run_folder.metrics_log import read_rows
 from sightline.engine.trackers.tracker import TrackedRow
 
 CSV_FILE = "metrics.csv"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.config.errors import ConfigError
-from sightline.engine.atomic_file import replace_file
 from sightline.engine.callback import Callback
-from sightline.engine.run_folder import RUNS
+from sightline.engine.run_folder.atomic_file import replace_file
+from sightline.engine.run_folder.folder import RUNS
 from sightline.engine.trackers.apart import TrackerApart
 from sightline.engine.trackers.background import BackgroundTracker
 from sightline.engine.trackers.csv_table import CSV_FILE, CsvTracker
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from sightline.config.base import Config
     from sightline.engine.log import LogConfig, LogRow
     from sightline.engine.loop import Training
-    from sightline.engine.metrics_log import MetricsLog
     from sightline.engine.run_config import RunConfig
+    from sightline.engine.run_folder.metrics_log import MetricsLog
 
 ID_FILE = "trackers.json"
 """By what MLflow and Weights & Biases know the run, so that a resumed one is the same one there."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sightline.engine.atomic_file import WRITING, fsync_path
+from sightline.engine.run_folder.atomic_file import WRITING, fsync_path
 from sightline.engine.trackers.tracker import TrackedRow
 
 STORE_FILE = "mlflow.db"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from sightline.engine.run_record import is_secret, may_hold_secrets, redacted
+from sightline.engine.run_folder.run_record import is_secret, may_hold_secrets, redacted
 
 _URL_PASSWORD = re.compile(r"\w+://[^/\s@:]*:([^/\s@]+)@")
 _JSON_PAIR = re.compile(r"""(["'])([\w.-]+)\1(\s*:\s*)(["'])(.*?)\4""")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sightline.engine.appended_file import AppendedFile
+from sightline.engine.run_folder.appended_file import AppendedFile
 from sightline.engine.trackers.tracker import Histogram, TrackedRow
 
 FILE_VERSION = "brain.Event:2"

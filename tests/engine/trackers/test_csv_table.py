@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline.engine.metrics_log import MetricsLog
+from sightline.engine.run_folder.metrics_log import MetricsLog
 from sightline.engine.trackers.csv_table import CsvTracker, harmless
 from sightline.engine.trackers.tracker import TrackedRow
 

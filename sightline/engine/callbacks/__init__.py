@@ -1,0 +1,1 @@
+"""What watches a run: pictures, histograms, times, early stopping, and callbacks of users' own."""

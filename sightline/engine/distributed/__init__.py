@@ -1,0 +1,1 @@
+"""Several processes: how they find each other, how they agree, and statistics over all of them."""
