@@ -14,8 +14,9 @@ from sightline.api.prediction import Found, PicturePrediction, Predictor, free_f
 from sightline.api.preflight import PreflightReport, names_a_run, near_recipe, preflight
 from sightline.api.runs import RunComparison, compare, plot_lr, report, status
 from sightline.api.series import CheckpointFigures, Series, evaluate_all, step_aside
+from sightline.api.session import TrainResult
 from sightline.api.table import Table
-from sightline.api.training import TrainResult, resume, train
+from sightline.api.training import resume, train
 
 __all__ = [
     "CheckpointFigures",

@@ -97,7 +97,7 @@ def test_a_stop_while_data_of_a_resumed_run_is_opened_says_how_to_go_on(workplac
             sightline("train", RECIPE, "--data", "city", *TINY, "stop_at_epoch=1", "--out", run, cwd=workplace)[0] == 3
         )
     before = (run / "run.json").read_bytes()
-    monkeypatch.setattr("sightline.api.training.open_problem", lambda *_: signal.raise_signal(signal.SIGUSR1))
+    monkeypatch.setattr("sightline.api.session.open_problem", lambda *_: signal.raise_signal(signal.SIGUSR1))
     ended = sightline("resume", run, cwd=workplace)
     assert ended == (3, "", f"SIGUSR1: stopped before the first step. Continue with: sightline resume {run}\n")
     assert (run / "run.json").read_bytes() == before
@@ -106,7 +106,7 @@ def test_a_stop_while_data_of_a_resumed_run_is_opened_says_how_to_go_on(workplac
 def test_a_stop_while_the_report_is_written_leaves_it_to_the_resume(workplace, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("sightline.api.training.report", lambda _: signal.raise_signal(signal.SIGTERM))
+        patch.setattr("sightline.api.session.report", lambda _: signal.raise_signal(signal.SIGTERM))
         ended = sightline("train", RECIPE, "--data", "city", *TINY, "--out", run, cwd=workplace)
     assert ended.code == 3
     assert ended.out.endswith(f"SIGTERM: the report is not written; for it: sightline report {run}\n")

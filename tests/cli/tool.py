@@ -63,7 +63,7 @@ def without_report():
         page.write_text(f'<meta name="run-ended" content="{ended}">')
         return page
 
-    return mock.patch("sightline.api.training.report", report)
+    return mock.patch("sightline.api.session.report", report)
 
 
 def files_in(folder: Path) -> dict[str, tuple[int, int]]:

@@ -1,7 +1,8 @@
-"""Makes the folder of a new run and finds the folder of an old one. A run is never overwritten."""
+"""Makes the folder of a new run, or takes it back, and finds that of an old one. A run is never overwritten."""
 
 import os
 import re
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from shlex import quote
@@ -76,6 +77,19 @@ def check_new_run_folder(recipe: str, *, root: Path = RUNS, name: str | None = N
             f"{folder}: the run's folder cannot be made, since {there} {why}. "
             "Give a folder that you may write: --out DIR."
         )
+
+
+def remove_if_unused(run_dir: Path) -> None:
+    """Take back the folder of a run that never started, which holds nothing but the lock's files, and its parents."""
+    if not all(path.name.startswith(".lock") for path in run_dir.iterdir()):
+        return
+    for path in run_dir.iterdir():
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # a folder with something in it stays
+        run_dir.rmdir()
+        if RUNS in run_dir.parents:
+            run_dir.parent.rmdir()
+            RUNS.rmdir()
 
 
 def is_run(folder: Path) -> bool:
