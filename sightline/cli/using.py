@@ -1,0 +1,180 @@
+"""Commands that use a trained model: evaluate it, detect with it, score the results of any tool."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sightline.cli.arguments import Changes, DataPath, JsonFile, command
+from sightline.cli.show import show
+from sightline.config.errors import ConfigError, DataError
+
+PANEL = "Using a trained model"
+
+commands = typer.Typer()
+
+AnyRun = Annotated[
+    Path, typer.Argument(metavar="RUN", help="run folder, or the folder of one of its checkpoints", show_default=False)
+]
+Checkpoint = Annotated[
+    str, typer.Option(help="best, latest, or a step number", autocompletion=lambda: ["best", "latest"])
+]
+
+
+@command(commands, "eval", panel=PANEL)
+def evaluate(
+    run: AnyRun,
+    changes: Changes = None,
+    data: DataPath = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="part of the data set: val, test or train; default the one that the training evaluated",
+            autocompletion=lambda: ["val", "test"],
+        ),
+    ] = None,
+    checkpoint: Checkpoint = "best",
+    every: Annotated[
+        bool, typer.Option("--all", help="every checkpoint of the run, in a table over its steps")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="as --all, then each new checkpoint until the run is finished, or Ctrl-C")
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="write the predictions to this file, in their field's format: COCO results")
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """Evaluate a trained model.
+
+    Examples:
+        sightline eval runs/yolov7-tiny-small/1
+        sightline eval runs/yolov7-tiny-small/1 --split test --save detections.json --json figures.json
+        sightline eval runs/yolov7-tiny-small/1 --data other_data image_size=640 --checkpoint latest
+        sightline eval runs/yolov7-tiny-small/1 --all
+        sightline eval runs/yolov7-tiny-small/1 --watch --json figures.json
+
+    --watch leaves the machine to others: it runs at the lowest priority.
+    """
+    from sightline import api
+
+    api.check_output(json)
+    if every or watch:
+        if save is not None or checkpoint != "best":
+            option = "--checkpoint" if save is None else "--save"
+            raise ConfigError(f"{option} is for one checkpoint: leave it out, or leave out --all and --watch.")
+        if watch:
+            api.step_aside()
+        _evaluate_all(run, changes=changes or [], data=data, split=split, watch=watch, json=json)
+        return
+    figures = api.evaluate(run, changes=changes or [], data=data, split=split, checkpoint=checkpoint, save=save)
+    show(*figures.notes, figures.title, *figures.tables())
+    if json is not None:
+        figures.write_json(json)
+
+
+def _evaluate_all(
+    run: Path, *, changes: list[str], data: Path | None, split: str | None, watch: bool, json: Path | None
+) -> None:
+    """Print each checkpoint as it is done, and the table at the end; the file is written anew after each."""
+    from sightline import api
+
+    def tell(series: api.Series) -> None:
+        if json is not None:
+            series.write_json(json)
+        if watch:
+            show(series.latest())
+
+    series = api.evaluate_all(run, changes=changes, data=data, split=split, watch=watch, on_row=tell, say=show)
+    show(series.title, series.table() if series.rows else "no checkpoint was evaluated")
+    if json is not None:
+        series.write_json(json)
+
+
+@command(commands, panel=PANEL)
+def predict(
+    run: AnyRun,
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="images, folders, patterns or videos; KEY=VALUE changes may follow",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="folder for pictures and predictions.json; default predictions, predictions-2, ..."),
+    ] = None,
+    score: Annotated[float, typer.Option(min=0, max=1, help="leave out detections below this score")] = 0.25,
+    checkpoint: Checkpoint = "best",
+    pictures: Annotated[bool, typer.Option(help="write pictures with the boxes drawn in")] = True,
+) -> None:
+    """Detect on your own images.
+
+    Examples:
+        sightline predict runs/yolov7-tiny-small/1 photos/
+        sightline predict runs/yolov7-tiny-small/1 'photos/*.jpg' --score 0.4 --out found
+        sightline predict runs/yolov7-tiny-small/1 drive.mp4 image_size=640 --no-pictures
+    """
+    from sightline import api
+
+    changes = [text for text in source if re.match(r"[a-z_.]+=", text) and not Path(text).exists()]
+    sources = [text for text in source if text not in changes]
+    if not sources:
+        raise DataError("predict: no image, folder, pattern or video is given. See: sightline predict --help")
+    folder = out if out is not None else api.free_folder(Path("predictions"))
+    results = api.predict(
+        run,
+        sources,
+        out=folder,
+        score_threshold=score,
+        checkpoint=checkpoint,
+        pictures=pictures,
+        changes=changes,
+    )
+    done, errors = 0, []
+    for result in results:
+        show(str(result))
+        done += 1
+        errors += [str(result)] if result.error else []
+    show(f"{done} {'picture' if done == 1 else 'pictures'}: {folder / 'predictions.json'}")
+    if errors:
+        more = f" (the first of {len(errors)} is shown)" if len(errors) > 1 else ""
+        raise DataError(f"{len(errors)} of {done} could not be read{more}. Repair or leave out {errors[0]}")
+
+
+score = typer.Typer(help="Score the result files of any tool.", no_args_is_help=True, rich_markup_mode="rich")
+commands.add_typer(score, name="score", rich_help_panel=PANEL)
+
+
+@score.callback()
+def _score() -> None:
+    """Score the result files of any tool."""
+
+
+@command(score, "coco")
+def score_coco(
+    truth: Annotated[
+        Path, typer.Argument(metavar="TRUTH", help="COCO annotations, instances_*.json", show_default=False)
+    ],
+    detections: Annotated[
+        Path, typer.Argument(metavar="DETECTIONS", help="COCO results, a json list", show_default=False)
+    ],
+    json: JsonFile = None,
+) -> None:
+    """The 12 official COCO box figures of any tool's results.
+
+    Examples:
+        sightline score coco instances_val.json detections.json --json figures.json
+    """
+    from sightline import api
+
+    api.check_output(json)
+    figures = api.score_coco(truth, detections)
+    show(figures.title, *figures.tables(), *figures.notes)
+    if json is not None:
+        figures.write_json(json)
