@@ -17,6 +17,7 @@ from sightline.api.configuration import write_config
 from sightline.api.runs import report
 from sightline.api.user_code import as_change, load_callbacks
 from sightline.config.errors import UserError
+from sightline.config.exit_codes import STOPPED
 from sightline.config.printable import printable
 
 if TYPE_CHECKING:
@@ -178,15 +179,16 @@ def train_in_folder(
         elif not resume and processes.is_first:
             remove_if_unused(run_dir)
         raise
-    exit_code = 0 if result.outcome == "done" else 3
-    log.ends_with(exit_code)
+    is_done = result.outcome == "done"
+    trained = TrainResult(run_dir, 0 if is_done else STOPPED, result.step, result.metrics)
+    log.ends_with(trained.exit_code)
     if not processes.is_first:
-        return TrainResult(run_dir, exit_code, result.step, result.metrics)
-    end_session(run_dir, "done" if exit_code == 0 else "interrupted", exit_code)
-    if exit_code == 3:
+        return trained
+    end_session(run_dir, "done" if is_done else "interrupted", trained.exit_code)
+    if not is_done:
         console.say(f"stopped at step {result.step}. Continue with: {again}")
     with crash_reported(config, run_dir, WHOLE):
-        trained = with_report(TrainResult(run_dir, exit_code, result.step, result.metrics), console, stop)
+        trained = with_report(trained, console, stop)
     log.ends_with(trained.exit_code)
     return trained
 
@@ -200,7 +202,7 @@ def with_report(result: TrainResult, console: Console, stop: StopRequest) -> Tra
             page = report(result.run_dir)
     except StoppedAtOnce:
         console.say(f"{stop.reason}: the report is not written; for it: sightline report {quote(str(result.run_dir))}")
-        return replace(result, exit_code=3)
+        return replace(result, exit_code=STOPPED)
     console.say(f"report: {page}")
     return replace(result, report=page)
 

@@ -61,7 +61,7 @@ from sightline.engine.run_folder.run_record import read_record
 from sightline.engine.run_folder.status import Heartbeat
 from sightline.engine.schedule import Schedule
 from sightline.engine.stop import StopRequest
-from sightline.engine.stopwatch import OFF, RunningStopwatch
+from sightline.engine.stopwatch import OFF, RunningStopwatch, Stopwatch
 from sightline.engine.task import Loader
 from sightline.engine.trackers.following import open_trackers
 
@@ -333,7 +333,7 @@ def run_session(
             first_epoch = training.epoch
             own = [callback for callback in callbacks if callback.in_every_process]
             own += [early_stop] if early_stop is not None else []
-            return _follow(training, config.evaluate, loader, eval_loader, own, stop, should_stop, run_dir)
+            return _follow(training, config.evaluate, loader, eval_loader, own, stop, should_stop, gave_up, run_dir)
     with stop.listening() if takes_signals else stop.patiently(), RunLock(run_dir), ExitStack() as stack:
         forget_crash(run_dir)
         stack.enter_context(crash_reported(config, run_dir, processes.share))
@@ -438,18 +438,9 @@ def run_session(
             result.metrics, saver.saved_step = dict(checkpoint.manifest.metrics), checkpoint.step
 
         stack.enter_context(stacks_on_request(run_dir, 0))
-        outcome = "failed"
         heartbeat.beat("starting", step=training.step, epoch=training.epoch)
         try:
-            crew.on_run_start(training)
-            if (evaluator is None or evaluator.cut_short is None) and not gave_up():
-                outcome = "stopped" if processes.any_asks_now(stop()) else ""
-                stops = _after_cut_evaluation(evaluator, should_stop)
-                outcome = outcome or train(training, loader, callbacks=[crew], should_stop=stops, stopwatch=stopwatch)
-            if evaluator is not None and evaluator.cut_short is not None:
-                outcome = "stopped"
-            elif gave_up():
-                outcome = "done"
+            outcome = _take_steps(training, loader, crew, evaluator, stop, should_stop, gave_up, stopwatch)
             saver.save(training, reason=outcome)
             writer.flush()
             processes.wait()
@@ -474,12 +465,32 @@ def run_session(
             epoch=training.epoch,
             message=why or (stop.reason if outcome != "done" else ""),
         )
-        return SessionResult("done" if outcome == "done" else "stopped", training.step, training.epoch, result.metrics)
+        return SessionResult(outcome, training.step, training.epoch, result.metrics)
 
 
-def _after_cut_evaluation(evaluator: Evaluator | None, should_stop: Callable[[], bool]) -> Callable[[], bool]:
-    """Stop at once where an evaluation was cut short, though several processes agree on a stop a step later."""
-    return lambda: (evaluator is not None and evaluator.cut_short is not None) or should_stop()
+def _take_steps(
+    training: Training,
+    loader: Loader,
+    crew: Crew,
+    evaluator: Evaluator | None,
+    stop: StopRequest,
+    should_stop: Callable[[], bool],
+    gave_up: Callable[[], bool],
+    stopwatch: Stopwatch,
+) -> Outcome:
+    """Begin, and take steps to the end or a stop. An evaluation that was cut short stops at once, in all processes."""
+
+    def is_cut_short() -> bool:
+        return evaluator is not None and evaluator.cut_short is not None
+
+    def must_stop() -> bool:
+        return is_cut_short() or should_stop()
+
+    crew.on_run_start(training)
+    ended = "stopped"
+    if not (is_cut_short() or gave_up() or training.processes.any_asks_now(stop())):
+        ended = train(training, loader, callbacks=[crew], should_stop=must_stop, stopwatch=stopwatch)
+    return "done" if (ended == "done" or gave_up()) and not is_cut_short() else "stopped"
 
 
 def _follow(
@@ -490,6 +501,7 @@ def _follow(
     callbacks: Sequence[Callback],
     stop: StopRequest,
     should_stop: Callable[[], bool],
+    gave_up: Callable[[], bool],
     run_dir: Path,
 ) -> SessionResult:
     """What a process does that is not the first: its share of every step and evaluation, and nothing else."""
@@ -501,26 +513,20 @@ def _follow(
         every = [*every, evaluator]
     crew = Crew(every)
     crew.load_states(processes.tell(None) or {})
-    outcome = "failed"
     try:
         with stacks_on_request(run_dir, processes.share.rank):
-            crew.on_run_start(training)
-            if evaluator is None or evaluator.cut_short is None:
-                is_over = any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop))
-                outcome = "done" if is_over else "stopped" if processes.any_asks_now(stop()) else ""
-                stops = _after_cut_evaluation(evaluator, should_stop)
-                outcome = outcome or train(training, loader, callbacks=[crew], should_stop=stops)
-            if evaluator is not None and evaluator.cut_short is not None:
-                outcome = "stopped"
-            elif any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop)):
-                outcome = "done"
+            outcome = _take_steps(training, loader, crew, evaluator, stop, should_stop, gave_up, OFF)
             processes.wait()
+            crew.on_run_end(training, outcome)
+    except BaseException:
+        with suppress(Exception):  # what ended the run is to be told, not what it led to
+            crew.on_run_end(training, "failed")
+        raise
     finally:
-        crew.on_run_end(training, outcome)
         loader.close()
         if eval_loader is not None:
             eval_loader.close()
-    return SessionResult("done" if outcome == "done" else "stopped", training.step, training.epoch, result.metrics)
+    return SessionResult(outcome, training.step, training.epoch, result.metrics)
 
 
 def _nothing_is_left(checkpoint: Checkpoint, run_dir: Path) -> bool:

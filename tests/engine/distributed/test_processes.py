@@ -9,6 +9,7 @@ import torch
 from sightline import api
 from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
+from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.distributed.processes import ALONE
 from sightline.engine.session import build_training, run_session, settle
@@ -173,6 +174,31 @@ def test_a_stop_in_an_evaluation_leaves_the_step_that_was_evaluated(tmp_path, co
     together(count, toy, tmp_path / "broken", {}, True)
     assert final_state(tmp_path / "broken") == final_state(tmp_path / "unbroken")
     assert (tmp_path / "broken/metrics.jsonl").read_bytes() == (tmp_path / "unbroken/metrics.jsonl").read_bytes()
+
+
+class Failing(Callback):
+    """Fails at the first step, and keeps what it is told at the end."""
+
+    in_every_process = True
+
+    def on_step_end(self, training, report):
+        raise RuntimeError("the test")
+
+    def on_run_end(self, training, outcome):
+        self.outcome = outcome
+
+
+def failed(processes, folder):
+    config, callback = toy_run(**TOY), Failing()
+    problem = config.open(share=processes.share)
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(CallbackError):
+        run_session(config, problem, folder, console=quiet(), callbacks=[callback], processes=processes)
+    return callback.outcome
+
+
+def test_callbacks_of_every_process_are_told_of_a_failure(tmp_path):
+    assert together(2, failed, tmp_path / "run") == ["failed", "failed"]
 
 
 def test_a_share_without_samples_needs_common_batch_norm():
