@@ -27,9 +27,11 @@ SECONDS = 30.0
 
 
 def settle_batch_size(
-    config: C, begun: Callable[[], str | None] = lambda: None, console: Console | None = None
+    config: C, begun: Callable[[], str | None], console: Console | None = None
 ) -> tuple[C, list[str]]:
-    """As ``find_batch_size``, by the only process of a run or the first one; the others wait to be told.
+    """The configuration with a number in place of ``auto``, and what is to be said of how it was found.
+
+    The only process of a run, or its first one, finds it; the others are told when they join.
 
     Args:
         config: The run.
@@ -69,7 +71,7 @@ def find_batch_size(
     review: DataReview | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[C, str]:
-    """The configuration with a number in place of ``auto``, and how it was found; as it is if it has a number.
+    """The configuration with a number in place of ``auto``, and how it was found.
 
     Real steps are taken with the first samples of the run, by a model that is thrown away. What a step takes is
     measured: on a GPU the most memory that its tensors held, else the most that the process held.
@@ -86,8 +88,6 @@ def find_batch_size(
         ConfigError: If not even one sample fits.
         UserError: If the data cannot be used.
     """
-    if config.batch_size != "auto":
-        return config, ""
     from sightline.engine.memory import free_device_bytes, free_host_bytes, resident_bytes
     from sightline.engine.parts import free_memory
 

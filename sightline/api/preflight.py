@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from sightline.api.configuration import PathLike, resolve_leniently
 from sightline.api.own_runs import title_of
 from sightline.config.errors import ConfigError, UserError, did_you_mean
-from sightline.config.printable import printable
+from sightline.config.printable import counted, printable
 from sightline.engine.finding import Finding
 
 if TYPE_CHECKING:
     from sightline.api.preflight_needs import MemoryNeed
-    from sightline.engine.finding import DataReview
+    from sightline.engine.finding import DataReview, Weight
     from sightline.engine.loop import Training
     from sightline.engine.run_config import Problem, RunConfig
     from sightline.engine.task import Loader
@@ -40,6 +40,8 @@ STEPS_SECONDS = 8.0
 """Steps with the run's own batch are taken for so long ..."""
 MOST_STEPS = 12
 """... or until there were so many."""
+WIDTH = 110
+"""Characters of a line of the report."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +67,20 @@ class PreflightReport:
             "figures": self.figures,
         }
 
-    def lines(self, width: int = 110) -> list[str]:
+    def lines(self) -> list[str]:
         """The report as text: weight, topic and what was found; below it the cure."""
         first = max((len(one.topic) for one in self.findings), default=0)
         margin = " " * (10 + first + 2)
         lines = []
         for one in self.findings:
-            shown = [part for text in one.text.splitlines() for part in _wrapped(printable(text), width - len(margin))]
+            shown = [part for text in one.text.splitlines() for part in _wrapped(printable(text), WIDTH - len(margin))]
             lines.append(f"{one.weight:<10}{one.topic:<{first}}  {shown[0]}")
             lines += [margin + part for part in shown[1:]]
             if one.cure:
-                cure = _wrapped(printable(one.cure), width - len(margin) - 3)
+                cure = _wrapped(printable(one.cure), WIDTH - len(margin) - 3)
                 lines += [f"{margin}-> {cure[0]}", *(f"{margin}   {part}" for part in cure[1:])]
         counts = {weight: sum(one.weight == weight for one in self.findings) for weight in ("problem", "note")}
-        said = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items() if count) or "all well"
+        said = ", ".join(counted(count, name) for name, count in counts.items() if count) or "all well"
         seconds = self.figures.get("seconds", 0.0)
         end = "the run can start" if self.can_start else "the run should not start like this"
         return [*lines, "", f"{said} after {seconds:.0f} s: {end}"]
@@ -118,7 +120,7 @@ def preflight(
         check.find("configuration", "problem", text)
     if config is not None:
         if not wrong:
-            count = f", {len(changes)} {'change' if len(changes) == 1 else 'changes'}" if changes else ""
+            count = f", {counted(len(changes), 'change')}" if changes else ""
             check.find("configuration", "ok", f"{printable(title)}{count}: every key is known and has an effect")
         check.run(config, out=None if out is None else Path(out).expanduser(), name=name)
     check.figures["seconds"] = time.perf_counter() - began
@@ -135,7 +137,7 @@ class _Preflight:
         self.findings: list[Finding] = []
         self.figures: dict[str, Any] = {}
 
-    def find(self, topic: str, weight: Any, text: str, cure: str = "") -> None:
+    def find(self, topic: str, weight: Weight, text: str, cure: str = "") -> None:
         self.findings.append(Finding(topic, weight, text, cure))
 
     def left(self) -> float:
@@ -192,7 +194,7 @@ class _Preflight:
         if out is not None and name is not None:
             self.find("output", "problem", "--out and --name are both given", "give either a folder or a name")
         try:
-            check_new_run_folder(recipe, name=None if out is not None else name, out=out)
+            check_new_run_folder(recipe, name=name, out=out)
             self.find("output", "ok", f"{printable(folder)}: can be written to")
         except UserError as error:
             self.find("output", "problem", str(error))
@@ -202,6 +204,7 @@ class _Preflight:
         """The run with a device and a precision that this machine has."""
         import torch
 
+        from sightline.api.summary import device_and_threads
         from sightline.engine.precision import set_deterministic
         from sightline.engine.session import pick_device, settle
 
@@ -223,10 +226,7 @@ class _Preflight:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         config = settle(config)
-        name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-        count = torch.get_num_threads()
-        threads = f" with {count} {'thread' if count == 1 else 'threads'}" if device.type == "cpu" else ""
-        self.find("device", "ok", f"{device}{name}{threads}, {config.precision}")
+        self.find("device", "ok", f"{device_and_threads(device)}, {config.precision}")
         self.figures["device"] = str(device)
         return config
 
@@ -408,8 +408,12 @@ class _Preflight:
         for need in self.memory_needs(training, review, trials, wanted, also=also):
             self.findings.append(need.finding())
             key = need.place.replace(" ", "_").lower()
-            self.figures[key] = {"bytes": need.total, "free": need.free, "measured": need.measured}
-            self.figures[key]["largest_batch"] = need.largest_batch
+            self.figures[key] = {
+                "bytes": need.total,
+                "free": need.free,
+                "measured": need.measured,
+                "largest_batch": need.largest_batch,
+            }
 
     def disk(self, config: RunConfig, review: DataReview, training: Training, folder: Path) -> None:
         """Whether everything that the run writes fits on the disk."""
@@ -443,6 +447,7 @@ class _Preflight:
         import psutil
 
         from sightline.api.preflight_needs import busy, line_through, long_duration, number_of_evaluations
+        from sightline.api.summary import samples_of
         from sightline.engine.limited_loader import limited
 
         assert problem.train_loader is not None
@@ -450,16 +455,14 @@ class _Preflight:
         wanted = self.of_one_process(problem)
         step, _ = line_through([(trial.samples, trial.seconds) for trial in trials], wanted)
         seconds = step * length.iterations
-        text = f"{length.epochs:,} {'epoch' if length.epochs == 1 else 'epochs'}, {length.iterations:,} batches of "
-        text += f"{step:.3g} s"
+        text = f"{counted(length.epochs, 'epoch')}, {length.iterations:,} batches of {step:.3g} s"
         text += "" if trials[-1].samples == wanted else f" (estimated from batches of {trials[-1].samples})"
         if prediction is not None and problem.eval_loader is not None:
             loader = limited(problem.eval_loader, config.limit_batches)
-            samples = sum(loader.batch_length(index) for index in range(loader.batches_per_epoch))
-            each = samples * prediction.seconds / prediction.samples / self.devices
+            each = samples_of(loader) * prediction.seconds / prediction.samples / self.devices
             count = number_of_evaluations(config.evaluate, length)
             seconds += count * each
-            text += f"; {count:,} {'evaluation' if count == 1 else 'evaluations'} of {each:.3g} s"
+            text += f"; {counted(count, 'evaluation')} of {each:.3g} s"
         text += busy(psutil.getloadavg()[0], psutil.cpu_count() or 1)
         self.figures |= {"step_seconds": step, "run_seconds": seconds, "steps": length.steps, "epochs": length.epochs}
         self.find("duration", "ok", f"about {long_duration(seconds)}: {text}")

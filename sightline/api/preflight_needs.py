@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.config.printable import printable
+from sightline.config.printable import counted, printable
 from sightline.engine.finding import Finding
 
 if TYPE_CHECKING:
@@ -96,9 +96,7 @@ def busy(load: float, cores: int) -> str:
     """A warning for measured times where more programs want to compute than there are cores; else an empty text."""
     if load < 1.5 * cores:
         return ""
-    return (
-        f". This machine is busy (load {load:.1f} on {cores} {'core' if cores == 1 else 'cores'}): less when it is not"
-    )
+    return f". This machine is busy (load {load:.1f} on {counted(cores, 'core')}): less when it is not"
 
 
 def number_of_evaluations(config: EvaluateConfig, length: RunLength) -> int:

@@ -13,6 +13,7 @@ from sightline.config.explain import keys_of
 from sightline.config.printable import counted, printable
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from sightline.engine.loop import Training
@@ -113,7 +114,7 @@ def _data(config: RunConfig, problem: Problem) -> list[str]:
     names = problem.facts.get("class_names", [])
     if names:
         shown = ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
-        source += f", {len(names)} {'class' if len(names) == 1 else 'classes'}: {shown}"
+        source += f", {counted(len(names), 'class')}: {shown}"
     splits = [
         f"{printable(name).rsplit('/', 1)[-1]}: {counted(split['num_images'], 'image')}, "
         f"{counted(split['num_boxes'], 'box')}"
@@ -130,14 +131,17 @@ def samples_of(loader: Loader) -> int:
     return sum(loader.batch_length(index) for index in range(loader.batches_per_epoch))
 
 
-def _device(config: RunConfig, training: Training) -> str:
+def device_and_threads(device: torch.device) -> str:
+    """``cuda:0 (NVIDIA H200)``, ``cpu with 2 threads``."""
     import torch
 
-    device = training.device
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-    count = torch.get_num_threads()
-    threads = f" with {count} {'thread' if count == 1 else 'threads'}" if device.type == "cpu" else ""
-    parts = [f"{device}{name}{threads}", config.precision]
+    threads = f" with {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
+    return f"{device}{name}{threads}"
+
+
+def _device(config: RunConfig, training: Training) -> str:
+    parts = [device_and_threads(training.device), config.precision]
     parts += ["channels last"] if config.channels_last else []
     parts += ["compiled"] if config.compile else []
     kind = getattr(getattr(config, "data", None), "loader", None)
@@ -148,10 +152,9 @@ def _device(config: RunConfig, training: Training) -> str:
 
 def _length(config: RunConfig, training: Training) -> str:
     length = training.plan.length
-    epochs = f"{length.epochs:,} {'epoch' if length.epochs == 1 else 'epochs'}"
     window = config.accumulation.full_window(config.samples_per_batch)
     many = f", up to {window} of them a step" if window > 1 else ""
-    return f"{epochs}, {length.steps:,} steps, batches of {config.batch_size}{many}"
+    return f"{counted(length.epochs, 'epoch')}, {length.steps:,} steps, batches of {config.batch_size}{many}"
 
 
 def _disk(config: RunConfig, training: Training) -> str:

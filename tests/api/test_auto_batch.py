@@ -115,7 +115,7 @@ def test_only_the_first_process_searches_and_a_run_that_goes_on_knows(monkeypatc
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
     config = toy()
-    assert settle_batch_size(config) == (config, [])
+    assert settle_batch_size(config, lambda: None) == (config, [])
     monkeypatch.setenv("RANK", "0")
     (tmp_path / "config.yaml").write_text("recipe: toy\nbatch_size: 12\n")
     settled, said = settle_batch_size(config, lambda: str(tmp_path))
