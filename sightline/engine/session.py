@@ -156,9 +156,8 @@ def _agreed(config: C | None, processes: Processes, recipe: Callable[[str], C]) 
     batch_size = first.batch_size if config.batch_size == "auto" else config.batch_size
     own = config.but(precision=first.precision, batch_size=batch_size)
     if own != first:
-        different = [
-            key for (key, mine), (_, theirs) in zip(leaves(own), leaves(first), strict=False) if mine != theirs
-        ]
+        mine, theirs, missing = dict(leaves(own)), dict(leaves(first)), object()
+        different = [key for key in {**mine, **theirs} if mine.get(key, missing) != theirs.get(key, missing)]
         raise ConfigError(
             f"this process was started with another configuration than the first one: {', '.join(different[:5])} "
             "differ. Give all processes the same command."

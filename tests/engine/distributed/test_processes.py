@@ -11,8 +11,8 @@ from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
-from sightline.engine.distributed.processes import ALONE
-from sightline.engine.session import build_training, run_session, settle
+from sightline.engine.distributed.processes import ALONE, Processes
+from sightline.engine.session import _agreed, build_training, run_session, settle
 from sightline.engine.stop import StopRequest
 from tests.engine.test_session import final_state, quiet
 from tests.engine.toy import toy_run
@@ -199,6 +199,16 @@ def failed(processes, folder):
 
 def test_callbacks_of_every_process_are_told_of_a_failure(tmp_path):
     assert together(2, failed, tmp_path / "run") == ["failed", "failed"]
+
+
+def test_of_different_configurations_the_keys_that_differ_are_named():
+    class Follower(Processes):
+        def tell(self, value):
+            return toy_run(early_stopping={"patience": 3}).model_dump(mode="json")
+
+    keys = "early_stopping, early_stopping.patience, early_stopping.min_delta, early_stopping.by"
+    with pytest.raises(ConfigError, match=f"the first one: {keys} differ"):
+        _agreed(toy_run(), Follower(), toy_run)
 
 
 def test_a_share_without_samples_needs_common_batch_norm():
