@@ -197,7 +197,7 @@ def _checked_options(kind: type[Callback], options: Mapping[str, Any], place: st
     parameters = dict(list(inspect.signature(kind.__init__).parameters.items())[1:])
     try:
         hints = get_type_hints(kind.__init__)
-    except Exception:  # names that only a type checker knows
+    except Exception:  # Python runs a class whose annotations nobody can read; then options are checked by name alone
         hints = {}
     only = next(iter(parameters)) if len(parameters) == 1 else None
     if only is not None and inspect.isclass(hints.get(only)) and issubclass(hints[only], Config):

@@ -71,6 +71,13 @@ class Beeper(Callback):
     assert "mine.py:10, options: every: must be greater than 0, got 0." in refusal(tmp_path, code, every=0)
 
 
+@pytest.mark.parametrize("annotation", ["OnlyOfTypeCheckers", "in steps", "Callback.Steps"])
+def test_where_annotations_cannot_be_read_options_are_checked_by_name(tmp_path, annotation):
+    code = GOOD.replace("every: int", f'every: "{annotation}"')
+    assert load(tmp_path, code, every="often").given == ("often", "beep", False)
+    assert refusal(tmp_path, code, every=3, wrd="x").endswith("unknown key 'wrd'. Did you mean 'word'?")
+
+
 def test_a_class_that_takes_anything_gets_it(tmp_path):
     code = HEAD + "class Beeper(Callback):\n    def __init__(self, **rest):\n        self.rest = rest\n"
     assert load(tmp_path, code, a=1, b=[2]).rest == {"a": 1, "b": [2]}
