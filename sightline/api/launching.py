@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
+import traceback
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 from sightline.api.auto_batch import settle_batch_size
 from sightline.api.own_runs import title_of
 from sightline.api.session import StoppedError, TrainResult, console_of, open_and_train, what_is_written
+from sightline.config import exit_codes
 from sightline.config.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +45,6 @@ def launch(config: RunConfig, run_dir: Path, stop: StopRequest, *, resume: bool)
         ProcessesFailedError: If they failed; the first of them said why.
         StoppedError: If they were stopped before the first step.
     """
-    from sightline.config.exit_codes import STOPPED, say
     from sightline.engine.distributed.launch import launch_here
     from sightline.engine.parts import NOTE_FILE
     from sightline.engine.run_folder.crash_report import close_report
@@ -66,15 +68,17 @@ def launch(config: RunConfig, run_dir: Path, stop: StopRequest, *, resume: bool)
         if not resume:
             remove_if_unused(run_dir)
     sessions = read_record(run_dir).sessions if is_run(run_dir) else ()
-    if code == STOPPED and len(sessions) == before:
+    if code == exit_codes.STOPPED and len(sessions) == before:
         cure = (
             f"Continue with: sightline resume {quote(str(run_dir))}" if before else "Nothing was begun: start it again."
         )
         raise StoppedError(f"stopped before the first step. {cure}")
-    if code == STOPPED and sessions[-1].outcome is None:
-        say(f"the processes ended before they had saved. Go on from the last checkpoint: sightline resume {run_dir}")
+    if code == exit_codes.STOPPED and sessions[-1].outcome is None:
+        exit_codes.say(
+            f"the processes ended before they had saved. Go on from the last checkpoint: sightline resume {run_dir}"
+        )
         code = 1
-    if code not in (0, STOPPED):
+    if code not in (0, exit_codes.STOPPED):
         with contextlib.suppress(OSError):
             close_report(run_dir)
         raise ProcessesFailedError(code)
@@ -83,10 +87,6 @@ def launch(config: RunConfig, run_dir: Path, stop: StopRequest, *, resume: bool)
 
 def work(recipe: str, config_json: str, run_dir: str, resume: bool, began: float) -> int:
     """What each process of ``launch`` does; returns the exit code, or leaves with it where the others must end too."""
-    import sys
-    import traceback
-
-    from sightline.config import exit_codes
     from sightline.engine.stop import StoppedAtOnce, StopRequest
 
     stop = StopRequest(began=began)

@@ -72,6 +72,7 @@ def train(
     Raises:
         UserError: If the user must change something; nothing was trained.
         StoppedError: If a stop was asked for before the first step.
+        ProcessesFailedError: If processes that were started for it failed; the first of them said why.
     """
     with _stoppable(began, "Nothing was begun: start it again.") as stop:
         return _train(recipe, data, changes, out, name, console, stop)
@@ -134,6 +135,7 @@ def resume(
     Raises:
         UserError: If there is no such run, it is finished, or a change does not fit.
         StoppedError: If a stop was asked for before the first step.
+        ProcessesFailedError: If processes that were started for it failed; the first of them said why.
     """
     with _stoppable(began, f"Continue with: sightline resume {quote(str(run))}") as stop:
         return _resume(run, changes, console, stop)
