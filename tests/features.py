@@ -591,7 +591,16 @@ ROWS = (
         "figures of every evaluation are logged",
         ("cli/evaluation::figures_and_losses_of_every_step_are_told_and_logged",),
     ),
-    Row("G8", "models larger than one GPU (FSDP)", "later"),
+    Row(
+        "G8",
+        "models larger than one GPU (FSDP)",
+        "each process holds its part of everything; losses, weights, figures and checkpoints are those of one process",
+        (
+            "engine/distributed/sharding::shards_take_the_steps_of_one_process",
+            "engine/distributed/sharding::each_process_holds_its_part_and_saves_whole_tensors_amid_an_evaluation_too",
+        ),
+        "a model that is too large for one GPU, on GPUs",
+    ),
     Row(
         "G9",
         "another number of processes after a resume",

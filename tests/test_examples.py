@@ -169,7 +169,8 @@ def test_the_command_line_says_where_such_a_run_goes_on(whole):
     assert command("report", whole, cwd=whole).code == 0
 
 
-def test_torchrun_trains_with_all_processes(tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_torchrun_trains_with_all_processes(tmp_path, strategy):
     from whole_run import main
 
     program = tmp_path / "warns.py"
@@ -188,7 +189,7 @@ def test_torchrun_trains_with_all_processes(tmp_path):
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launch, str(program), *QUIET, "epochs=1"],
+        [*launch, str(program), *QUIET, "epochs=1", f"strategy={strategy}"],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES)},
         capture_output=True,

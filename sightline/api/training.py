@@ -28,7 +28,10 @@ from sightline.config.errors import ConfigError
 from sightline.config.override import parse_change
 
 if TYPE_CHECKING:
+    import torch
+
     from sightline.engine.console import Console
+    from sightline.engine.distributed.processes import Processes
     from sightline.engine.run_config import RunConfig
     from sightline.engine.stop import StopRequest
 
@@ -88,7 +91,6 @@ def _train(
     stop: StopRequest,
 ) -> TrainResult:
     from sightline.engine.run_folder.folder import check_new_run_folder, new_run_folder
-    from sightline.engine.run_folder.run_log import RunLog
     from sightline.engine.session import joined, settle
     from sightline.recipes import recipe as recipe_named
 
@@ -106,19 +108,37 @@ def _train(
         begun = processes.tell(begun_before_restart(config, name, folder) if processes.is_first else None)
         if begun is not None:
             return open_and_train(config, Path(begun), processes, device, stop, resume=True, console=console)
-        with RunLog(console, config.log.level, rank=processes.share.rank) as log:
-            if processes.is_first:
-                check_new_run_folder(title_of(config), name=name, out=folder)
-            for line in found:
-                console.say(line)
-            noted, callbacks = load_callbacks(config, console, again="sightline train --from RUN")
-            problem = open_problem(noted, device, console, processes.share)
-            with stop.patiently():  # the folder that is made now is used, or taken away
-                made = new_run_folder(title_of(noted), name=name, out=folder) if processes.is_first else None
-                run_dir = Path(processes.tell(None if made is None else str(made)))
-                return train_in_folder(
-                    noted, problem, run_dir, processes, device, log, stop, console=console, callbacks=callbacks
-                )
+        return _train_anew(config, processes, device, stop, name=name, folder=folder, console=console, found=found)
+
+
+def _train_anew(
+    config: RunConfig,
+    processes: Processes,
+    device: torch.device,
+    stop: StopRequest,
+    *,
+    name: str | None,
+    folder: Path | None,
+    console: Console,
+    found: Sequence[str],
+) -> TrainResult:
+    """Open the data, make the run's folder, and train; ``found`` is to be said first."""
+    from sightline.engine.run_folder.folder import check_new_run_folder, new_run_folder
+    from sightline.engine.run_folder.run_log import RunLog
+
+    with RunLog(console, config.log.level, rank=processes.share.rank) as log:
+        if processes.is_first:
+            check_new_run_folder(title_of(config), name=name, out=folder)
+        for line in found:
+            console.say(line)
+        noted, callbacks = load_callbacks(config, console, again="sightline train --from RUN")
+        problem = open_problem(noted, device, console, processes.share)
+        with stop.patiently():  # the folder that is made now is used, or taken away
+            made = new_run_folder(title_of(noted), name=name, out=folder) if processes.is_first else None
+            run_dir = Path(processes.tell(None if made is None else str(made)))
+            return train_in_folder(
+                noted, problem, run_dir, processes, device, log, stop, console=console, callbacks=callbacks
+            )
 
 
 def resume(

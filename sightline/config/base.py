@@ -5,9 +5,18 @@ import inspect
 import textwrap
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+def as_list(given: Any) -> Any:
+    """A value on its own is a list of one."""
+    return [given] if isinstance(given, str | Mapping) else given
+
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(as_list)]
+"""Patterns on names; a single one needs no list."""
 
 
 class Config(BaseModel):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sightline.engine.distributed.sharding import own_parts
 from sightline.engine.seed import reseed
 
 if TYPE_CHECKING:
@@ -68,13 +69,17 @@ def _first_output(training: Training, batch: Any) -> str:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no element is NaN or infinite; waits for the device."""
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    """Whether no element that this process holds is NaN or infinite; waits for the device."""
+    return not tensor.is_floating_point() or bool(torch.isfinite(own_parts([tensor])[0]).all())
 
 
 def non_finite_names(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold a NaN or an infinity, in their order. Without any, a device is waited for once."""
-    floating = {name: t.detach() for name, t in tensors.items() if t.is_floating_point()}
+    """Names of the tensors that hold a NaN or an infinity, in their order. Without any, a device is waited for once.
+
+    Of a tensor in shards, it is this process's part that counts.
+    """
+    owned = dict(zip(tensors, own_parts(tensors.values()), strict=True))
+    floating = {name: t.detach() for name, t in owned.items() if t.is_floating_point()}
     by_device: dict[torch.device, list[str]] = {}
     for name, tensor in floating.items():
         by_device.setdefault(tensor.device, []).append(name)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sightline.config.base import Config
 from sightline.config.errors import RunError
+from sightline.engine.distributed.sharding import Sharding, own_parts
 
 
 class EmaConfig(Config):
@@ -53,6 +54,15 @@ class Ema:
         unique = {id(t): t for t in state.values() if id(t) not in fixed and _is_averaged(t)}
         self._live = list(unique.values())
         self._average = [copies[key] for key in unique]
+
+    def take_parts(self, module: nn.Module, sharding: Sharding) -> None:
+        """Average this process's parts alone, now that the module is cut. ``swapped`` is not possible any more."""
+        live = module.state_dict(keep_vars=True)
+        names = {id(average): name for name, average in reversed(self._state.items())}
+        parts = {key: sharding.cut(self._state[name], live[name]) for key, name in names.items()}
+        self._live = own_parts(live[names[id(average)]] for average in self._average)
+        self._average = own_parts(parts[id(average)] for average in self._average)
+        self._state = {name: parts[id(average)] for name, average in self._state.items()}
 
     def decay_at(self, update: int) -> float:
         """Decay of update number ``update``, counted from 1."""

@@ -285,19 +285,30 @@ def training_mode_without_traces(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def weights_for_evaluation(training: Training, which: str) -> Iterator[None]:
-    """The task with averaged weights inside, its live ones after; the same bits come back."""
-    if which == "ema" and training.ema is not None:
-        with training.ema.swapped():
-            yield
+def weights_for_evaluation(training: Training, which: str) -> Iterator[Task]:
+    """The task with averaged weights inside, its live ones after; the same bits come back.
+
+    Where weights are in shards, it is another task with whole ones.
+    """
+    ema = training.ema if which == "ema" else None
+    if training.sharding is not None:
+        tensors = training.task.state_dict() if ema is None else ema.state_tensors()
+        with training.sharding.gathered(training.task, tensors) as task:
+            yield task
+    elif ema is not None:
+        with ema.swapped():
+            yield training.task
     else:
-        yield
+        yield training.task
 
 
 @contextlib.contextmanager
 def _live_weights_amid_evaluation(training: Training, which: str) -> Iterator[None]:
     """Inside of ``weights_for_evaluation``: what was exchanged there changes hands once more."""
-    with torch.inference_mode(False), weights_for_evaluation(training, which):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        if training.sharding is None:
+            stack.enter_context(weights_for_evaluation(training, which))
         yield
 
 
@@ -428,11 +439,11 @@ class Evaluator(Callback):
         self.cut_short = due
         for callback in self.callbacks:
             callback.on_evaluation_start(training)
-        task, device, precision = training.task, training.device, training.precision
+        device, precision = training.device, training.precision
         began = time.perf_counter()
         metric, losses = None, ValidationLosses() if due.losses else None
         try:
-            with weights_for_evaluation(training, self.config.weights):
+            with weights_for_evaluation(training, self.config.weights) as task:
                 if due.figures:
                     metric = evaluate(
                         task,

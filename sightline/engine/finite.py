@@ -105,7 +105,8 @@ class FiniteGuard:
         self._processes = processes
         self._period = 1 if policy != "stop" else period
         self._buffers = list(buffers) if policy == "skip" else []
-        self._clean = [buffer.clone() for buffer in self._buffers]
+        self._clean: list[Tensor] = []
+        self.follow_buffers()
         self._window: list[tuple[Losses, AskCulprit | None]] = []
         self._is_good = True
         self._first = ""
@@ -207,9 +208,9 @@ class FiniteGuard:
         if kept.step is not None and kept.good_steps < kept.config.every_steps:
             return
         bad = kept.bad_tensors() if kept.step is not None else []
-        if bad:
+        if self._processes.any_asks_now(bool(bad)):
             self.left_out = True
-            self._judge(step - 1, ("weights",), bad[0], sample_ids, together=True)
+            self._judge(step - 1, ("weights",), bad[0] if bad else "", sample_ids, together=True)
             kept.put_back()
         else:
             kept.keep(step)
@@ -267,6 +268,10 @@ class FiniteGuard:
         for buffer, clean in zip(self._buffers, self._clean, strict=True):
             clean.copy_(buffer)
 
+    def follow_buffers(self) -> None:
+        """The running statistics are good, and where they shall be."""
+        self._clean = [buffer.clone() for buffer in self._buffers]
+
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         state: dict[str, Any] = {"skipped": self.skipped, "in_a_row": self._in_a_row}
@@ -280,8 +285,7 @@ class FiniteGuard:
         self.rollbacks = state.get("rollbacks", 0)
         if self.last_good is not None and "last_good" in state:
             self.last_good.load_state(state["last_good"])
-        for buffer, clean in zip(self._buffers, self._clean, strict=True):
-            clean.copy_(buffer)
+        self.follow_buffers()
 
 
 def _first_of(window: Sequence[tuple[Losses, AskCulprit | None]]) -> str:

@@ -15,6 +15,7 @@ from sightline.engine.callback import Callback, StepReport
 from sightline.engine.clip import clip_grad_norm
 from sightline.engine.culprit import first_culprit
 from sightline.engine.distributed.processes import ALONE, Processes
+from sightline.engine.distributed.sharding import Sharding
 from sightline.engine.ema import Ema
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.memory import is_out_of_memory
@@ -42,6 +43,8 @@ class Training:
     guard: FiniteGuard
     device: torch.device
     processes: Processes = ALONE
+    sharding: Sharding | None = None
+    """How the processes share what others hold each; None where each of them holds everything."""
     seed: int = 0
     ema: Ema | None = None
     max_grad_norm: float | None = None
@@ -100,6 +103,7 @@ def _take_steps(
     """As ``train``; None where memory ran out, and the step is to be begun anew."""
     t, length, processes = training, training.plan.length, training.processes
     precision, ema, per_epoch = t.precision, t.ema, length.iterations_per_epoch
+    shards = ALONE if t.sharding is None else processes
     measures_norm = t.max_grad_norm is not None or t.measure_grad_norm
     t.task.train()
     window: list[tuple[Mapping[str, Tensor], float]] = []
@@ -135,7 +139,8 @@ def _take_steps(
         stopwatch.lap("optimizer")
         gradients = t.optimizer.gradients()
         overflow = precision.unscale(gradients)
-        norm = clip_grad_norm(gradients, t.max_grad_norm) if measures_norm else None
+        overflow = None if overflow is None else shards.largest(overflow)
+        norm = clip_grad_norm(gradients, t.max_grad_norm, shards=shards) if measures_norm else None
         bad = t.guard.look(None if precision.scaler else norm, step=t.step, sample_ids=sample_ids)
         found_inf = bad if overflow is None else overflow if bad is None else torch.maximum(bad, overflow)
         values = t.schedule.at(Progress(t.iteration - 1, t.step, fetched.epoch))

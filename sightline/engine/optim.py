@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from sightline.config.base import Config
 from sightline.engine.copying import copy_exactly
+from sightline.engine.distributed.sharding import Sharding, own_parts
 from sightline.engine.parameter_groups import ALL_ALIKE, GroupRule, ParameterGroup, split_parameters
 from sightline.engine.schedule import GroupValues
 
@@ -82,17 +84,37 @@ class _Bucket:
     def __init__(self, group: int, names: list[str], parameters: list[nn.Parameter], slots: Sequence[str]) -> None:
         self.group = group
         self.names = names
+        self.owners = parameters
+        """Have the gradients."""
         self.parameters: list[Tensor] = list(parameters)
         self.device = parameters[0].device
         self.slots = {slot: [torch.zeros_like(p, requires_grad=False) for p in parameters] for slot in slots}
+        self.state = self.slots
+        """The same, as tensors in shards where the parameters are."""
+        self.is_cut = False
         self.counter = torch.zeros(len(parameters), dtype=torch.float32, device=self.device)  # (tensors,)
         self.steps = list(self.counter.unbind())  # views, so that one addition counts for all
         self._turned = {place for place, p in enumerate(parameters) if p.device.type == "cpu" and _is_channels_last(p)}
 
+    def take_parts(self, parameters: list[nn.Parameter], sharding: Sharding) -> None:
+        """Step this process's parts alone."""
+        self.owners, self.is_cut = parameters, True
+        self.parameters = own_parts(parameters)
+        self.state = {
+            slot: [sharding.cut(tensor, p) for tensor, p in zip(tensors, parameters, strict=True)]
+            for slot, tensors in self.slots.items()
+        }
+        self.slots = {slot: own_parts(tensors) for slot, tensors in self.state.items()}
+        self.device = self.parameters[0].device
+        self.counter = self.counter.to(self.device)
+        self.steps = list(self.counter.unbind())
+
     def ready(self) -> _Ready:
         """The tensors that have a gradient."""
-        grads = [parameter.grad for parameter in self.parameters]
+        grads = [parameter.grad for parameter in self.owners]
         present = [grad for grad in grads if grad is not None]
+        if self.is_cut:
+            present = own_parts(present)
         if len(present) == len(grads):
             if not self._turned:
                 return _Ready(self.parameters, present, self.slots, self.steps, None)
@@ -152,12 +174,25 @@ class Optimizer(ABC):
             for members in parts.values():
                 names, parameters = [name for name, _ in members], [parameter for _, parameter in members]
                 self._buckets.append(_Bucket(number, names, parameters, self.slots))
-        self._parameters = [parameter for bucket in self._buckets for parameter in bucket.parameters]
+        self._parameters = [parameter for bucket in self._buckets for parameter in bucket.owners]
+        self._is_cut = False
         self._kernel: Callable[..., Any] | None = getattr(torch, self.kernel, None) if fused else None
+
+    def take_parts(self, module: nn.Module, sharding: Sharding) -> None:
+        """Step this process's parts alone, now that the module is cut."""
+        parameters = dict(module.named_parameters())
+        for bucket in self._buckets:
+            bucket.take_parts([parameters[name] for name in bucket.names], sharding)
+        self.groups = tuple(
+            replace(group, parameters=tuple(parameters[name] for name in group.names)) for group in self.groups
+        )
+        self._parameters = [parameter for bucket in self._buckets for parameter in bucket.owners]
+        self._is_cut = True
 
     def gradients(self) -> list[Tensor]:
         """The gradients that exist, for clipping and unscaling. Changing them in place changes the update."""
-        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        grads = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        return own_parts(grads) if self._is_cut else grads
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -200,7 +235,7 @@ class Optimizer(ABC):
         """The live state by name, e.g. ``momentum/backbone.conv.weight``. Copy before the next step."""
         tensors: dict[str, Tensor] = {}
         for bucket in self._buckets:
-            for slot, members in bucket.slots.items():
+            for slot, members in bucket.state.items():
                 tensors.update({f"{slot}/{name}": tensor for name, tensor in zip(bucket.names, members, strict=True)})
             if self.counts_steps:
                 tensors.update({f"step/{name}": step for name, step in zip(bucket.names, bucket.steps, strict=True)})

@@ -16,6 +16,7 @@ from torch import Tensor
 from sightline.config.base import Config
 from sightline.engine.copying import copy_exactly
 from sightline.engine.culprit import non_finite_names
+from sightline.engine.distributed.sharding import Sharding, own_parts
 from sightline.engine.ema import Ema
 
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
@@ -67,6 +68,11 @@ class LastGood:
             f"{group}/{name}": tensor for group, members in self._live().items() for name, tensor in members.items()
         }
 
+    def take_parts(self, sharding: Sharding) -> None:
+        """Keep this process's parts alone, now that the training is cut."""
+        live = self._flat()
+        self._kept = {name: sharding.cut(tensor, live[name]) for name, tensor in self._kept.items()}
+
     def state_tensors(self) -> dict[str, Tensor]:
         """The copies. They are changed when another state is kept."""
         return dict(self._kept)
@@ -111,7 +117,7 @@ class LastGood:
         if self.step is None:
             self._never_finite = frozenset(non_finite_names(live))
         with torch.no_grad():
-            torch._foreach_copy_(list(self._kept.values()), [live[name] for name in self._kept])
+            torch._foreach_copy_(own_parts(self._kept.values()), own_parts(live[name] for name in self._kept))
         self.step, self.good_steps, self.returned = step, 0, 0
         self._ema_updates = self._ema.updates if self._ema is not None else 0
 
@@ -119,7 +125,7 @@ class LastGood:
         """Make the training what it was when it was last kept."""
         live = self._flat()
         with torch.no_grad():
-            torch._foreach_copy_([live[name] for name in self._kept], list(self._kept.values()))
+            torch._foreach_copy_(own_parts(live[name] for name in self._kept), own_parts(self._kept.values()))
         if self._ema is not None:
             self._ema.updates = self._ema_updates
         self.good_steps, self.returned = 0, self.returned + 1

@@ -10,17 +10,18 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from sightline.config.base import Config
+from sightline.config.base import Config, Patterns, as_list
 from sightline.config.errors import ConfigError
 from sightline.config.override import expand_path
 from sightline.engine.accumulation import AccumulationConfig
 from sightline.engine.auto_batch import AutoBatchConfig, number_or_auto
 from sightline.engine.callbacks.early_stop import EarlyStoppingConfig
 from sightline.engine.callbacks.histograms import HistogramConfig
-from sightline.engine.callbacks.user_callbacks import CallbackConfig, as_list
+from sightline.engine.callbacks.user_callbacks import CallbackConfig
 from sightline.engine.callbacks.watch import WatchConfig
 from sightline.engine.checkpoint.retention import BestBy, CheckpointConfig, KeepBest, KeepImprovements
 from sightline.engine.distributed.processes import WHOLE, Share
+from sightline.engine.distributed.sharding import FsdpConfig
 from sightline.engine.ema import EmaConfig
 from sightline.engine.evaluation import EvaluateConfig, refuse_unmeasured_loss
 from sightline.engine.finding import DataReview, Finding
@@ -50,10 +51,6 @@ def _known_device(name: object) -> object:
 def _known_duration(value: object) -> object:
     seconds_of(str(value))
     return value
-
-
-def _as_list(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -118,6 +115,10 @@ class RunConfig(Config):
     gives the same bits anyway, for the same number of threads."""
     devices: PositiveInt = 1
     """Processes to start on this machine, one a device. Under torchrun, srun or mpirun their number counts instead."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes: ddp keeps everything of a model in each of them; fsdp leaves each one its part of the
+    weights, gradients, optimizer state and averages, for models that do not fit otherwise."""
+    fsdp: FsdpConfig = FsdpConfig()
     sync_batch_norm: bool = True
     """With several processes: batch norm over the whole batch, so that the number of processes changes nothing."""
     workers: NonNegativeInt = 2
@@ -126,7 +127,7 @@ class RunConfig(Config):
     """Start from the weights of this run, checkpoint or safetensors file, as far as names and shapes fit."""
     partial_weights: bool = False
     """Of weights with another shape, copy the leading part that file and model both have."""
-    freeze: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    freeze: Patterns = ()
     """Patterns on parameter names, such as ``detector.network.layers.[0-9].*``: what they fit is not trained, and the
     running statistics of its normalisation layers stand still."""
     stop_at_epoch: PositiveInt | None = None
@@ -188,6 +189,18 @@ class RunConfig(Config):
             raise ValueError("watch looks into layers, which a compiled model does not call: set compile=false")
         return self
 
+    @model_validator(mode="after")
+    def _shards_suffice(self) -> Self:
+        if self.strategy == "fsdp":
+            for key, is_set in (
+                ("compile=true", self.compile),
+                ("histograms", self.histograms is not None),
+                ("rollback.keep_on=host", self.rollback.keep_on == "host"),
+            ):
+                if is_set:
+                    raise ValueError(f"{key} needs whole weights, and strategy=fsdp keeps parts: take strategy=ddp")
+        return self
+
     def deciding(self) -> dict[str, BestBy]:
         """By key, what says which figure decides something: the best checkpoint, what is kept, an early end."""
         found = {"evaluate.best": self.evaluate.best}
@@ -226,6 +239,8 @@ class RunConfig(Config):
             idle["auto_batch"] = f"the batch has its size (batch_size={self.batch_size})"
         if self.stop_at_epoch is not None and self.epochs is not None and self.stop_at_epoch >= self.epochs:
             idle["stop_at_epoch"] = f"the run ends with epoch {self.epochs}"
+        if self.strategy != "fsdp":
+            idle["fsdp"] = f"nothing is in shards (strategy={self.strategy})"
         if self.on_nonfinite != "rollback":
             idle["rollback"] = f"nothing is rolled back (on_nonfinite={self.on_nonfinite})"
         if self.weights is None:

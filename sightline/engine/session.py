@@ -24,7 +24,7 @@ from sightline.engine.callbacks.epoch_clock import EpochClock
 from sightline.engine.callbacks.gallery import Gallery
 from sightline.engine.callbacks.histograms import Histograms
 from sightline.engine.callbacks.profiler import Profiler
-from sightline.engine.callbacks.watch import Watch, matching_layers
+from sightline.engine.callbacks.watch import Watch
 from sightline.engine.checkpoint.reader import Checkpoint, find_checkpoints, newest_whole, set_aside
 from sightline.engine.checkpoint.saving import Saver, follow, lead, live_tensors, load_training
 from sightline.engine.checkpoint.start_weights import start_from_weights
@@ -32,9 +32,10 @@ from sightline.engine.checkpoint.writer import CheckpointWriter
 from sightline.engine.console import Console
 from sightline.engine.distributed.launch import Launch, find_launch
 from sightline.engine.distributed.processes import ALONE, JoinedProcesses, LostProcessError, Processes
+from sightline.engine.distributed.sharding import Sharding
 from sightline.engine.distributed.sync_batch_norm import has_batch_norm, synchronise_batch_norm
 from sightline.engine.ema import Ema
-from sightline.engine.evaluation import EvaluateConfig, Evaluator, refuse_unknown_figures
+from sightline.engine.evaluation import Evaluator, refuse_unknown_figures
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.freeze import freeze
 from sightline.engine.going_on import class_name, how_to_resume
@@ -62,7 +63,8 @@ from sightline.engine.run_folder.status import Heartbeat
 from sightline.engine.schedule import Schedule
 from sightline.engine.stop import StopRequest
 from sightline.engine.stopwatch import OFF, RunningStopwatch, Stopwatch
-from sightline.engine.task import Loader
+from sightline.engine.task import Loader, Task
+from sightline.engine.tensor_names import matching_layers
 from sightline.engine.trackers.following import open_trackers
 
 C = TypeVar("C", bound=RunConfig)
@@ -199,7 +201,8 @@ def build_training(
     )
     assert config.precision != "auto", "settle() comes first"
     precision = Precision(config.precision, device=device)
-    task = problem.task.to(device)
+    sharding = _sharding(config, processes, device, problem.task)
+    task = problem.task if sharding is not None else problem.task.to(device)
     if config.accumulation.exact and not task.losses_are_whole:
         raise ConfigError(
             "accumulation.exact=true: the losses of this task are means over samples, and those are weighed exactly as "
@@ -214,14 +217,14 @@ def build_training(
                 f"{processes.share.count} processes, and batch norm cannot work on none. Choose a batch_size that "
                 "leaves more, fewer processes, or sync_batch_norm=true."
             )
-    if config.channels_last:
+    if config.channels_last and sharding is None:  # shards are rows of weights that lie in the usual order
         to_channels_last(task)
     frozen = freeze(task, config.freeze)
     optimizer = build_optimizer(
         config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.samples_per_batch)
     )
     if config.watch is not None:
-        matching_layers(task, config.watch.layers)
+        matching_layers(task, config.watch.layers, key="watch.layers")
     if config.compile:
         for module in task.modules_to_compile():
             module.compile()
@@ -236,6 +239,7 @@ def build_training(
         task=task,
         module=task,
         processes=processes,
+        sharding=sharding,
         optimizer=optimizer,
         schedule=schedule,
         plan=plan,
@@ -251,6 +255,15 @@ def build_training(
     if config.on_nonfinite == "rollback":
         training.guard.last_good = LastGood(config.rollback, partial(live_tensors, training), training.ema)
     return training
+
+
+def _sharding(config: RunConfig, processes: Processes, device: torch.device, task: Task) -> Sharding | None:
+    """How the processes cut the training, if they do. Until then its weights are in the host's memory."""
+    if config.strategy == "ddp" or not isinstance(processes, JoinedProcesses):
+        return None
+    matching_layers(task, config.fsdp.layers, key="fsdp.layers")
+    same = config.sync_batch_norm or not has_batch_norm(task)
+    return Sharding(config.fsdp, device=device, processes=processes, same_statistics=same)
 
 
 class _LogSink:
@@ -288,7 +301,8 @@ def run_session(
         resume: Whether to continue.
         console: Where to show progress.
         callbacks: The user's; called before the evaluation and the checkpoint of their moment.
-        on_start: Called once the folder is locked and everything is built and loaded, before the first step.
+        on_start: Called once the folder is locked and everything is built and loaded, before other processes are told
+            and the first step is taken.
         processes: Those that train together; each calls this with its own share of the data.
         device: Where this one computes; the configuration's by default.
         stop: Says when to stop; by default it takes the process's signals while this works.
@@ -332,7 +346,7 @@ def run_session(
             first_epoch = training.epoch
             own = [callback for callback in callbacks if callback.in_every_process]
             own += [early_stop] if early_stop is not None else []
-            return _follow(training, config.evaluate, loader, eval_loader, own, stop, should_stop, gave_up, run_dir)
+            return _follow(training, config, loader, eval_loader, own, stop, should_stop, gave_up, run_dir)
     with stop.listening() if takes_signals else stop.patiently(), RunLock(run_dir), ExitStack() as stack:
         forget_crash(run_dir)
         stack.enter_context(crash_reported(config, run_dir, processes.share))
@@ -368,10 +382,10 @@ def run_session(
         if checkpoint is None and config.weights is not None:
             started = start_from_weights(training, config.weights, partly=config.partial_weights)
             console.say(str(started))
+        on_start(training)
         lead(training, checkpoint, processes)
         first_epoch = training.epoch
 
-        on_start(training)
         if started is not None:
             started.write(run_dir)
         metrics_log = stack.enter_context(MetricsLog(run_dir / METRICS_FILE))
@@ -395,7 +409,8 @@ def run_session(
         sinks.append(trackers)
         logger = Logger(config.log, sinks)
         beat.time_left = logger.time_left
-        saver = Saver(writer, config.checkpoint, run_dir)
+        shards = ALONE if training.sharding is None else processes
+        saver = Saver(writer, config.checkpoint, run_dir, shards=shards)
         stop.save_seconds = saver.seconds
         gallery = Gallery(
             run_dir,
@@ -494,7 +509,7 @@ def _take_steps(
 
 def _follow(
     training: Training,
-    evaluate: EvaluateConfig,
+    config: RunConfig,
     loader: Loader,
     eval_loader: Loader | None,
     callbacks: Sequence[Callback],
@@ -506,15 +521,31 @@ def _follow(
     """What a process does that is not the first: its share of every step and evaluation, and nothing else."""
     processes, result = training.processes, _LastFigures()
     every: list[Callback] = [result, *callbacks]
-    evaluator = None
+    evaluator = saver = None
+    if training.sharding is not None:
+        saver = Saver(None, config.checkpoint, run_dir, shards=processes)
     if eval_loader is not None:
-        evaluator = Evaluator(evaluate, eval_loader, every, should_stop=stop, agree=processes.tell)
+        evaluator = Evaluator(
+            config.evaluate,
+            eval_loader,
+            every if saver is None else [*every, saver],
+            should_stop=stop,
+            meanwhile=None if saver is None else saver.save_on_request,
+            agree=processes.tell,
+        )
         every = [*every, evaluator]
+    if saver is not None:
+        every = [*every, saver]
     crew = Crew(every)
-    crew.load_states(processes.tell(None) or {})
+    states = processes.tell(None)
+    crew.load_states(states or {})
+    if saver is not None and states is not None:
+        saver.saved_step = training.step
     try:
         with stacks_on_request(run_dir, processes.share.rank):
             outcome = _take_steps(training, loader, crew, evaluator, stop, should_stop, gave_up, OFF)
+            if saver is not None:
+                saver.save(training, reason=outcome)
             processes.wait()
             crew.on_run_end(training, outcome)
     except BaseException:

@@ -14,6 +14,7 @@ from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.checkpoint.saving import live_tensors
 from sightline.engine.console import Console
 from sightline.engine.culprit import non_finite_names
+from sightline.engine.distributed.sharding import own_parts
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.run_folder.nonfinite_log import NONFINITE_FILE
 from sightline.engine.session import run_session
@@ -57,7 +58,7 @@ class States(Callback):
 
     def on_step_end(self, training, report):
         self.after[report.step] = {
-            f"{group}/{name}": tensor.clone()
+            f"{group}/{name}": own_parts([tensor])[0].clone()
             for group, members in live_tensors(training).items()
             for name, tensor in members.items()
         }
@@ -196,8 +197,8 @@ def test_means_of_losses_leave_bad_steps_out(tmp_path):
     assert all(isinstance(value, float | int) for row in rows for value in row["values"].values())
 
 
-def toy(processes, folder, resume=False, stop_at=None):
-    config = toy_run(**ROLLBACK, dropout=0.0, log={"every_steps": 1, "trackers": []})
+def toy(processes, folder, resume=False, stop_at=None, strategy="ddp"):
+    config = toy_run(**ROLLBACK, strategy=strategy, dropout=0.0, log={"every_steps": 1, "trackers": []})
     problem = config.open(share=processes.share)
     problem.task.double()
     if processes.is_first:
@@ -220,11 +221,12 @@ def toy(processes, folder, resume=False, stop_at=None):
     return states.after
 
 
-def test_all_processes_roll_back_together_as_one_would(tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_all_processes_roll_back_together_as_one_would(tmp_path, strategy):
     together(1, toy, tmp_path / "1")
-    results = together(2, toy, tmp_path / "2")
+    results = together(2, toy, tmp_path / "2", False, None, strategy)
     for step, state in results[0].items():
-        assert all(are_equal(other[step], state) for other in results[1:]), step
+        assert strategy == "fsdp" or all(are_equal(other[step], state) for other in results[1:]), step
     assert are_equal(results[0][11], results[0][8])
     alone, found = events(tmp_path / "1"), events(tmp_path / "2")
     assert [sorted(event.pop("samples")) for event in found] == [sorted(event.pop("samples")) for event in alone]
@@ -238,8 +240,8 @@ def test_all_processes_roll_back_together_as_one_would(tmp_path):
             torch.testing.assert_close(b[name], wanted[name], rtol=1e-6, atol=1e-6, msg=f"{a} {name}")
 
 
-def interrupted(processes, folder, stop_at, resume):
-    config = toy_run(**ROLLBACK, dropout=0.0)
+def interrupted(processes, folder, stop_at, resume, strategy):
+    config = toy_run(**ROLLBACK, strategy=strategy, dropout=0.0)
     problem = config.open(share=processes.share)
     if processes.is_first:
         folder.mkdir(exist_ok=True)
@@ -257,11 +259,12 @@ def interrupted(processes, folder, stop_at, resume):
     ).outcome
 
 
-def test_two_processes_that_are_stopped_between_rollbacks_end_with_the_bits_of_unbroken_ones(tmp_path):
-    assert together(2, interrupted, tmp_path / "whole", None, False) == ["done"] * 2
-    assert together(2, interrupted, tmp_path / "broken", 9, False) == ["stopped"] * 2
-    assert together(2, interrupted, tmp_path / "broken", 13, True) == ["stopped"] * 2
-    assert together(2, interrupted, tmp_path / "broken", None, True) == ["done"] * 2
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_that_are_stopped_between_rollbacks_end_with_the_bits_of_unbroken_ones(tmp_path, strategy):
+    assert together(2, interrupted, tmp_path / "whole", None, False, strategy) == ["done"] * 2
+    assert together(2, interrupted, tmp_path / "broken", 9, False, strategy) == ["stopped"] * 2
+    assert together(2, interrupted, tmp_path / "broken", 13, True, strategy) == ["stopped"] * 2
+    assert together(2, interrupted, tmp_path / "broken", None, True, strategy) == ["done"] * 2
     assert final_state(tmp_path / "broken") == final_state(tmp_path / "whole")
 
 

@@ -72,11 +72,6 @@ class CallbackConfig(Config):
         return f"{printable(self.file)}:{self.name}"
 
 
-def as_list(given: Any) -> Any:
-    """One callback is a list of one."""
-    return [given] if isinstance(given, str | Mapping) else given
-
-
 def read_code(config: CallbackConfig) -> tuple[bytes, str]:
     """The content of a callback's file, and its SHA-256.
 

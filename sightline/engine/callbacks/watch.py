@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sightline.config.base import Config
-from sightline.config.errors import ConfigError, did_you_mean
+from sightline.config.base import Config, Patterns
 from sightline.engine.callback import Callback, StepReport
 from sightline.engine.log import LogRow, Sink
 from sightline.engine.loop import Training
-
-
-def _as_list(given: object) -> object:
-    return (given,) if isinstance(given, str) else given
+from sightline.engine.tensor_names import matching_layers
 
 
 class WatchConfig(Config):
     """Mean, standard deviation, largest magnitude and share of zeros of what layers put out, and of its gradient."""
 
-    layers: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(min_length=1)
+    layers: Patterns = Field(min_length=1)
     """Names of layers, whole or from one of their dots on; ``*`` stands for any text, as in ``network.layers.0*``."""
     every_steps: PositiveInt = 50
     """Optimizer steps between two looks."""
@@ -64,24 +59,6 @@ def moments_of(values: Tensor) -> Tensor:
     return torch.stack([size, mean, variance, flat.abs().amax(), (flat == 0).sum().float()])
 
 
-def matching_layers(module: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
-    """Layers whose name, or the end of it from one of its dots on, fits one of the patterns, in the model's order.
-
-    Raises:
-        ConfigError: If a pattern fits none.
-    """
-    layers = {name: layer for name, layer in module.named_modules() if name}
-    for pattern in patterns:
-        if not any(_fits(name, pattern) for name in layers):
-            near = did_you_mean(pattern, layers) or f" The first layers are {', '.join(list(layers)[:6])}."
-            raise ConfigError(f"watch.layers: no layer is called {pattern!r}.{near}")
-    return {name: layer for name, layer in layers.items() if any(_fits(name, one) for one in patterns)}
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
-
-
 class Watch(Callback):
     """Gives a row of kind ``watch`` to every sink: ``LAYER/activation/mean``, ``LAYER/gradient/max_abs`` and so on.
 
@@ -98,7 +75,7 @@ class Watch(Callback):
 
     def __init__(self, config: WatchConfig, task: nn.Module, sinks: Sequence[Sink]) -> None:
         self.every_steps = config.every_steps
-        self.layers = matching_layers(task, config.layers)
+        self.layers = matching_layers(task, config.layers, key="watch.layers")
         self.sinks = sinks
         self._hooks: list[RemovableHandle] = []
         self._seen: list[tuple[str, Tensor]] = []

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from sightline.engine.distributed.sharding import is_sharded, whole
+
 CHUNK_BYTES = 4 << 20
 """Bytes that are hashed and written in one go: small enough for a cache, large enough to rarely hold the GIL."""
 
@@ -50,8 +52,7 @@ class HostBuffer:
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._signature = _signature(tensors)
-        # A stable sort: the order of the caller within each width.
-        self._names = sorted(tensors, key=lambda name: -tensors[name].element_size())
+        self._names = file_order(tensors)
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         places = []
         end = 0
@@ -76,7 +77,7 @@ class HostBuffer:
             # Strides of a dense tensor as they are, of any other row-major.
             self._flat[start:end]
             .view(tensors[name].dtype)
-            .as_strided(tensors[name].shape, torch.empty_like(tensors[name], device="meta").stride())
+            .as_strided(tensors[name].shape, _dense_strides(tensors[name]))
             for name, (start, end) in zip(self._names, places, strict=True)
         ]
         self._pieces = _pieces(self._flat, self._views, places)
@@ -99,13 +100,19 @@ class HostBuffer:
         Returns:
             One event per CUDA device.
         """
-        pairs = [(view, tensors[name]) for view, name in zip(self._views, self._names, strict=True)]
+        pairs = []
+        for view, name in zip(self._views, self._names, strict=True):
+            if is_sharded(tensors[name]):  # one at a time: all of them may be more than a process can hold
+                view.copy_(whole(tensors[name]), non_blocking=True)
+            else:
+                pairs.append((view, tensors[name]))
         queued = [(view, tensor) for view, tensor in pairs if tensor.is_cuda]
         copied = [(view, tensor) for view, tensor in pairs if not tensor.is_cuda]
         events = []
         if queued:
             torch._foreach_copy_([view for view, _ in queued], [tensor for _, tensor in queued], non_blocking=True)
-            for device in {tensor.device for _, tensor in queued}:
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
                 events.append(torch.cuda.current_stream(device).record_event())
         if copied:
             torch._foreach_copy_([view for view, _ in copied], [tensor for _, tensor in copied])
@@ -121,6 +128,23 @@ class HostBuffer:
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def file_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names in the order of the file: wide types first, and the order of the caller within each width."""
+    return sorted(tensors, key=lambda name: -tensors[name].element_size())
+
+
+def hand_in(tensors: Mapping[str, Tensor]) -> None:
+    """This process's parts of tensors in shards, to the one that calls ``copy_from`` with the same ones."""
+    for name in file_order(tensors):
+        whole(tensors[name])
+
+
+def _dense_strides(tensor: Tensor) -> tuple[int, ...]:
+    if is_sharded(tensor):
+        return torch.empty(tensor.shape, device="meta").stride()
+    return torch.empty_like(tensor, device="meta").stride()
 
 
 def _signature(tensors: Mapping[str, Tensor]) -> list[tuple[object, ...]]:

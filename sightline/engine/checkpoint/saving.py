@@ -13,6 +13,7 @@ import torch
 from sightline.config.errors import RunError
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.callbacks.crew import Crew
+from sightline.engine.checkpoint.host_buffer import hand_in
 from sightline.engine.checkpoint.layout import CheckpointState
 from sightline.engine.checkpoint.reader import Checkpoint, load_tensors
 from sightline.engine.checkpoint.retention import CheckpointConfig, DiskUse, disk_use
@@ -20,7 +21,8 @@ from sightline.engine.checkpoint.save_schedule import SaveSchedule
 from sightline.engine.checkpoint.writer import CheckpointWriter
 from sightline.engine.copying import copy_exactly
 from sightline.engine.culprit import non_finite_names
-from sightline.engine.distributed.processes import Processes
+from sightline.engine.distributed.processes import ALONE, Processes
+from sightline.engine.distributed.sharding import Sharding
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.loop import Training
 
@@ -42,10 +44,22 @@ class Log(Protocol):
 
 
 class Saver(Callback):
-    """Takes checkpoints of the whole training when they are due, with the state of every callback."""
+    """Takes checkpoints of the whole training when they are due, with the state of every callback.
 
-    def __init__(self, writer: CheckpointWriter, config: CheckpointConfig, run_dir: Path) -> None:
+    The first process saves. Where a training is in shards, all have one: they hand in their parts when it says so.
+
+    Args:
+        writer: None in other processes than the first.
+        config: When checkpoints are due.
+        run_dir: The run's folder, where a person may ask for one.
+        shards: Processes that have parts of the training's tensors each.
+    """
+
+    def __init__(
+        self, writer: CheckpointWriter | None, config: CheckpointConfig, run_dir: Path, *, shards: Processes = ALONE
+    ) -> None:
         self.writer = writer
+        self.shards = shards
         self.due = SaveSchedule(config, run_dir)
         self.crew = Crew([])
         self.logs: dict[str, Log] = {}
@@ -64,7 +78,8 @@ class Saver(Callback):
         """Get the memory for checkpoints; save if an evaluation that a stop had cut short was made up for just now."""
         self._never_finite = frozenset(non_finite_names(training.task.state_dict()))
         tensors = tensors_of(training)
-        self.writer.reserve(tensors)
+        if self.writer is not None:
+            self.writer.reserve(tensors)
         self._bytes = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
         if self._reported_step == training.step == self.saved_step:
             self.saved_step = -1  # the checkpoint of this step lacks the figures
@@ -72,7 +87,8 @@ class Saver(Callback):
 
     def seconds(self) -> float:
         """How long the next checkpoint will take until it is on the disk, as far as one can know."""
-        return self.writer.seconds if self.writer.seconds is not None else self._bytes / BYTES_PER_SECOND
+        known = None if self.writer is None else self.writer.seconds
+        return self._bytes / BYTES_PER_SECOND if known is None else known
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
         """Remember the figures for the checkpoint of this step; losses alone say nothing about the best one."""
@@ -89,8 +105,15 @@ class Saver(Callback):
         """Save if it is due, with the figures of the evaluation."""
         self._save_if_due(training)
 
+    def on_run_end(self, training: Training, outcome: str) -> None:
+        """Let go of the callbacks: whoever asks for ``seconds`` later shall not keep the model."""
+        self.crew = Crew([])
+
     def _save_if_due(self, training: Training) -> None:
-        reason = self.due.reason(step=training.step, epoch=training.epoch, ends_epoch=training.ends_epoch)
+        reason = None
+        if self.writer is not None:
+            reason = self.due.reason(step=training.step, epoch=training.epoch, ends_epoch=training.ends_epoch)
+        reason = self.shards.tell(reason)
         if reason is not None:
             self.save(training, reason=reason)
 
@@ -103,7 +126,8 @@ class Saver(Callback):
             training: What to save.
             live_weights: Puts them in their place while it lasts.
         """
-        if self.due.is_requested() and self.saved_step != training.step:
+        asks = self.writer is not None and self.due.is_requested() and self.saved_step != training.step
+        if self.shards.tell(asks):
             with live_weights:
                 self.save(training, reason="request")
             self.saved_step = -1
@@ -114,6 +138,11 @@ class Saver(Callback):
             return
         training.guard.check()
         if not self._is_fit(training):
+            return
+        if self.writer is None:
+            for tensors in tensors_of(training).values():
+                hand_in(tensors)
+            self.saved_step = training.step
             return
         self.writer.save(
             CheckpointState(
@@ -140,8 +169,9 @@ class Saver(Callback):
     def _is_fit(self, training: Training) -> bool:
         """Whether the weights are finite. If not, older checkpoints stay the newest ones."""
         bad = [name for name in non_finite_names(training.task.state_dict()) if name not in self._never_finite]
-        if not bad:
+        if not self.shards.any_asks_now(bool(bad)):
             return True
+        bad = bad or ["those of another process"]
         text = f"weights became NaN or infinite before step {training.step}: {', '.join(bad[:3])}"
         text += f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         if training.guard.last_good is None or training.step >= training.plan.length.steps:
@@ -237,4 +267,18 @@ def follow(training: Training, processes: Processes) -> None:
 def _spread(training: Training, processes: Processes) -> None:
     tensors = {id(tensor): tensor for group in tensors_of(training).values() for tensor in group.values()}
     processes.spread(list(tensors.values()))
-    training.module = processes.join(training.task, training.device)
+    if training.sharding is None:
+        training.module = processes.join(training.task, training.device)
+    else:
+        _cut(training, training.sharding)
+
+
+def _cut(training: Training, sharding: Sharding) -> None:
+    """Leave this process its parts of everything that is in shards from now on."""
+    sharding.cut_task(training.task)
+    training.optimizer.take_parts(training.task, sharding)
+    if training.ema is not None:
+        training.ema.take_parts(training.task, sharding)
+    training.guard.follow_buffers()
+    if training.guard.last_good is not None:
+        training.guard.last_good.take_parts(sharding)

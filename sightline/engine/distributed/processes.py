@@ -6,20 +6,24 @@ pickled.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from sightline.engine.distributed.launch import Launch
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,14 @@ class Processes:
     def wait(self) -> None:
         """Return when all processes have come here."""
 
+    def norm_of_parts(self, norm: Tensor) -> Tensor:
+        """The Euclidean norm of what all processes hold, from that of what this one does; () each."""
+        return norm
+
+    def largest(self, value: Tensor) -> Tensor:
+        """The largest of the processes' scalars."""
+        return value
+
 
 ALONE = Processes()
 
@@ -110,12 +122,16 @@ class JoinedProcesses(Processes):
     Args:
         launch: Who this one is and where they meet.
         patience_s: How long any of them may be late.
+        may_shard: Whether they may train in shards.
     """
 
-    def __init__(self, launch: Launch, *, patience_s: float = 600.0) -> None:
-        # Its functions have the group that exists at import as default argument. Imported afterwards, as DDP does, they
-        # keep the group and its threads beyond close(), and the end of the interpreter can abort or hang on these.
+    def __init__(self, launch: Launch, *, patience_s: float = 600.0, may_shard: bool = True) -> None:
+        # Their functions have the group that exists at import as default argument. Imported afterwards, as DDP does,
+        # they keep the group and its threads beyond close(), and the end of the interpreter can abort or hang on these.
         import torch.distributed.nn.functional
+
+        if may_shard:
+            import torch.distributed.fsdp
 
         os.environ.update(
             RANK=str(launch.rank),
@@ -137,6 +153,15 @@ class JoinedProcesses(Processes):
         self.share = Share(launch.rank, launch.count)
         self._asked = torch.zeros(1)
         self._asking: dist.Work | None = None
+        self._mesh: DeviceMesh | None = None
+
+    def mesh(self, device: torch.device) -> DeviceMesh:
+        """All processes in a row, as ``fully_shard`` wants them."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        if self._mesh is None:
+            self._mesh = init_device_mesh(device.type, (self.share.count,))
+        return self._mesh
 
     def join(self, module: nn.Module, device: torch.device) -> nn.Module:
         """``DistributedDataParallel`` round the module; all start with the first process's weights."""
@@ -153,7 +178,10 @@ class JoinedProcesses(Processes):
 
     def gradients_meet(self, module: nn.Module, *, now: bool) -> AbstractContextManager[object]:
         """No exchange inside where it is not due."""
-        if now:
+        in_shards: Callable[[bool], None] | None = getattr(module, "set_requires_gradient_sync", None)
+        if in_shards is not None:
+            in_shards(now)
+        if in_shards is not None or now:
             return nullcontext()
         context: AbstractContextManager[object] = module.no_sync()  # type: ignore[operator]
         return context
@@ -231,7 +259,22 @@ class JoinedProcesses(Processes):
             self._asking.wait()
             self._asking = None
 
+    def norm_of_parts(self, norm: Tensor) -> Tensor:
+        """From the sum of squares."""
+        squared = norm.square()
+        dist.all_reduce(squared)
+        return squared.sqrt()
+
+    def largest(self, value: Tensor) -> Tensor:
+        """One exchange."""
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value
+
     def close(self) -> None:
-        """Leave the others."""
+        """Leave the others. What was trained in shards is not to be used any more."""
+        if self._mesh is not None:  # kept by torch's caches, and keeps the group
+            getattr(self._mesh, "_pg_registry", {}).clear()
+            self._mesh = None
+        gc.collect()  # a wrapped module keeps it too
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -7,8 +7,9 @@ import torch
 
 from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
-from sightline.engine.callbacks.watch import Moments, WatchConfig, matching_layers, moments_of
+from sightline.engine.callbacks.watch import Moments, WatchConfig, moments_of
 from sightline.engine.session import run_session
+from sightline.engine.tensor_names import matching_layers
 from sightline.engine.trackers.tracker import tag_of
 from tests.conftest import quiet
 from tests.engine.toy import ToyTask, toy_run
@@ -104,10 +105,10 @@ def test_evaluations_between_two_steps_are_not_counted(tmp_path):
 
 def test_patterns_fit_whole_names_and_their_ends():
     task = ToyTask()
-    assert list(matching_layers(task, ["net.[02]"])) == ["net.0", "net.2"]
-    assert list(matching_layers(task, ["4", "net.1"])) == ["net.1", "net.4"]
+    assert list(matching_layers(task, ["net.[02]"], key="watch.layers")) == ["net.0", "net.2"]
+    assert list(matching_layers(task, ["4", "net.1"], key="watch.layers")) == ["net.1", "net.4"]
     with pytest.raises(ConfigError, match=r"watch.layers: no layer is called 'net.7'. Did you mean 'net"):
-        matching_layers(task, ["net.0", "net.7"])
+        matching_layers(task, ["net.0", "net.7"], key="watch.layers")
 
 
 def test_trackers_show_them_in_a_group_of_their_own():

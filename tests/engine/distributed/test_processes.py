@@ -133,8 +133,9 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     assert_same_weights(tmp_path / "changing", tmp_path / "whole")
 
 
-def test_a_resumed_run_of_two_processes_has_the_bits_of_an_unbroken_one(tmp_path):
-    changes = {"schedule": {}}
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_resumed_run_of_two_processes_has_the_bits_of_an_unbroken_one(tmp_path, strategy):
+    changes = {"schedule": {}, "strategy": strategy}
     together(2, toy, tmp_path / "unbroken", changes)
     together(2, toy, tmp_path / "broken", {**changes, "epochs": 2})
     together(2, toy, tmp_path / "broken", changes, True)
@@ -165,13 +166,14 @@ def stopped_in_evaluation(processes, folder, changes):
     return result.outcome, result.step
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_stop_in_an_evaluation_leaves_the_step_that_was_evaluated(tmp_path, count):
-    together(count, toy, tmp_path / "unbroken", {})
-    ended = together(count, stopped_in_evaluation, tmp_path / "broken", {})
+@pytest.mark.parametrize(("count", "strategy"), [(1, "ddp"), (2, "ddp"), (2, "fsdp")])
+def test_a_stop_in_an_evaluation_leaves_the_step_that_was_evaluated(tmp_path, count, strategy):
+    changes = {"strategy": strategy}
+    together(count, toy, tmp_path / "unbroken", changes)
+    ended = together(count, stopped_in_evaluation, tmp_path / "broken", changes)
     per_epoch = rows(tmp_path / "unbroken")[-1]["step"] // toy_run().epochs
     assert ended == [("stopped", per_epoch)] * count
-    together(count, toy, tmp_path / "broken", {}, True)
+    together(count, toy, tmp_path / "broken", changes, True)
     assert final_state(tmp_path / "broken") == final_state(tmp_path / "unbroken")
     assert (tmp_path / "broken/metrics.jsonl").read_bytes() == (tmp_path / "unbroken/metrics.jsonl").read_bytes()
 
