@@ -16,6 +16,7 @@ from sightline.engine import memory
 from sightline.engine.evaluation import EvaluateConfig
 from sightline.engine.schedule import RunLength
 from tests.cli.tool import RECIPE, TINY, files_in, sightline, write_city
+from tests.disks import small_disk
 from tests.engine.toy import ToyRun, ToyTask, toy_run
 
 
@@ -285,24 +286,13 @@ def test_a_cache_in_memory_counts(city):
     assert "data.cache=ram 0 MB" in of(cached, "memory")[0]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]
-    done = subprocess.run(mount, check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no right to mount a small disk: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def test_a_disk_too_small_for_the_checkpoints_is_found(city, small_disk):
-    report = check(city, "checkpoint.keep=[{rule: all}]", out=small_disk / "run")
+def test_a_disk_too_small_for_the_checkpoints_is_found(city, tmp_path):
+    with small_disk(tmp_path / "disk", megabytes=4) as disk:
+        report = check(city, "checkpoint.keep=[{rule: all}]", out=disk / "run")
+        assert list(disk.iterdir()) == []
     assert problems(report) == {"disk"}
     assert "at most 3 checkpoints" in of(report, "disk")[0]
     assert "checkpoint.keep" in of(report, "disk")[0]
-    assert list(small_disk.iterdir()) == []
 
 
 # the command
