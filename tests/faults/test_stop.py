@@ -33,10 +33,10 @@ class SignalAt(Callback):
             signal.raise_signal(self.number)
 
 
-def session(config, folder, *, resume=False, callbacks=(), said=None):
+def session(config, folder, *, problem=None, said=None, **options):
     folder.mkdir(exist_ok=True)
     console = Console(said or io.StringIO(), is_terminal=False)
-    return run_session(config, config.open(), folder, resume=resume, console=console, callbacks=callbacks)
+    return run_session(config, problem or config.open(), folder, console=console, **options)
 
 
 def bytes_of_last_checkpoint(folder):
@@ -80,11 +80,9 @@ class Interrupting:
 
 
 def interrupted_session(config, folder, call, *, resume=False):
-    folder.mkdir(exist_ok=True)
     problem = config.open()
     problem.task.predict = Interrupting(problem.task.predict, call)
-    console = Console(io.StringIO(), is_terminal=False)
-    return run_session(config, problem, folder, resume=resume, console=console)
+    return session(config, folder, problem=problem, resume=resume)
 
 
 @pytest.mark.parametrize("changes", [{}, {"checkpoint": {"every_steps": 5, "every_epochs": 0}}, {"ema": None}])
