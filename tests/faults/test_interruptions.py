@@ -11,12 +11,11 @@ import pytest
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
-from sightline.engine.console import Console
-from sightline.engine.session import run_session
 from sightline.engine.stop import StopRequest
+from tests.engine.sessions import session
 from tests.engine.test_stop import Clock
 from tests.engine.toy import toy_run
-from tests.faults.test_stop import SignalAt, assert_equal_ends, session
+from tests.faults.test_stop import SignalAt, assert_equal_ends
 from tests.together import together
 
 
@@ -201,14 +200,8 @@ def test_a_stop_before_the_first_step_leaves_a_checkpoint_to_go_on_from(tmp_path
 def toy_stopped(processes, folder, changes, signals=(), resume=False):
     """A session of several processes; ``signals`` says which rank gets one, and after which step."""
     config = toy_run(dropout=0.0, **changes)
-    if processes.is_first:
-        folder.mkdir(exist_ok=True)
     callbacks = [InEveryProcess(step, rank, processes.share.rank) for rank, step in signals]
-    console = Console(io.StringIO(), is_terminal=False)
-    problem = config.open(share=processes.share)
-    result = run_session(
-        config, problem, folder, resume=resume, console=console, callbacks=callbacks, processes=processes
-    )
+    result = session(config, folder, resume=resume, callbacks=callbacks, processes=processes)
     return result.outcome, result.step
 
 

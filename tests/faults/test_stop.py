@@ -15,8 +15,7 @@ from sightline import api
 from sightline.config.errors import RunError
 from sightline.engine.callback import Callback
 from sightline.engine.checkpoint.reader import newest_whole
-from sightline.engine.console import Console
-from sightline.engine.session import run_session
+from tests.engine.sessions import session
 from tests.engine.toy import toy_run
 from tests.faults.moments import is_evaluating, is_locked, is_writing
 from tests.faults.tiny import is_past, live, logged_step, shown_steps, train
@@ -31,12 +30,6 @@ class SignalAt(Callback):
     def on_step_end(self, training, report):
         if report.step == self.step:
             signal.raise_signal(self.number)
-
-
-def session(config, folder, *, problem=None, said=None, **options):
-    folder.mkdir(exist_ok=True)
-    console = Console(said or io.StringIO(), is_terminal=False)
-    return run_session(config, problem or config.open(), folder, console=console, **options)
 
 
 def bytes_of_last_checkpoint(folder):

@@ -11,9 +11,9 @@ from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.distributed.processes import ALONE
-from sightline.engine.session import build_training, run_session, settle
+from sightline.engine.session import build_training, settle
 from sightline.engine.stop import StopRequest
-from tests.engine.test_session import final_state, quiet
+from tests.engine.sessions import final_state, session
 from tests.engine.toy import toy_run
 from tests.faults.tiny import changes_with
 from tests.together import together
@@ -51,9 +51,7 @@ def detector(processes, folder, changes):
 
 def live(processes, config, problem, folder, resume):
     seen = Seen()
-    if processes.is_first:
-        folder.mkdir(exist_ok=True)
-    result = run_session(config, problem, folder, resume=resume, console=quiet(), callbacks=[seen], processes=processes)
+    result = session(config, folder, problem=problem, resume=resume, callbacks=[seen], processes=processes)
     return result.outcome, result.step, result.metrics, seen.sample_ids
 
 
@@ -157,10 +155,8 @@ def stopped_in_evaluation(processes, folder, changes):
     config = toy_run(**{**TOY, **changes})
     problem, stop = config.open(share=processes.share), StopRequest()
     problem.task.double()
-    folder.mkdir(exist_ok=True)
-    result = run_session(
-        config, problem, folder, console=quiet(), callbacks=[StopInEvaluation(stop)], processes=processes, stop=stop
-    )
+    callbacks = [StopInEvaluation(stop)]
+    result = session(config, folder, problem=problem, callbacks=callbacks, processes=processes, stop=stop)
     return result.outcome, result.step
 
 

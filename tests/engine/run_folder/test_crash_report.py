@@ -1,6 +1,5 @@
 """A run that fails tells why in its folder: step, samples, stacks, configuration, and no secrets."""
 
-import io
 import json
 import os
 import signal
@@ -10,28 +9,22 @@ import pytest
 from sightline.config.errors import UserError
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
-from sightline.engine.console import Console
 from sightline.engine.distributed.processes import WHOLE, LostProcessError
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.run_folder.crash_report import collect, crash_reported, is_lost, stacks_on_request
 from sightline.engine.run_folder.run_record import start_session
-from sightline.engine.session import run_session
+from tests.engine import sessions
 from tests.engine.toy import ToyTask, toy_run
 from tests.together import together
 
 
-def session(config, folder, *, processes=None, callbacks=(), problem=None):
+def session(config, folder, **options):
     """A session of the toy in a folder in which a run was begun, as the command line does it."""
-    others = {} if processes is None else {"processes": processes}
-    problem = problem or config.open(**({} if processes is None else {"share": processes.share}))
-    if processes is None or processes.is_first:
-        folder.mkdir(exist_ok=True)
 
     def note(training):
         start_session(folder, command=["sightline", "train", "toy", "--token", "abc"])
 
-    console = Console(io.StringIO(), is_terminal=False)
-    return run_session(config, problem, folder, console=console, on_start=note, callbacks=callbacks, **others)
+    return sessions.session(config, folder, on_start=note, **options)
 
 
 class Broken(ToyTask):
