@@ -16,11 +16,9 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -28,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.ready import ReadyBatch, ReadyLoader
 from benchmarks.timing import emit
 from sightline.engine.console import Console
 from sightline.engine.distributed.processes import WHOLE, Share
@@ -39,54 +38,6 @@ SKIP = 25
 LAYERS = 10
 CLOCKS = (time.perf_counter, time.thread_time)
 STAMPS: list[tuple[float, ...]] = []
-
-
-@dataclass(frozen=True)
-class ReadyBatch:
-    """A batch in memory."""
-
-    x: Tensor
-    y: Tensor
-    sample_ids: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.sample_ids)
-
-    def to(self, device: torch.device) -> "ReadyBatch":
-        """The same on ``device``."""
-        return ReadyBatch(self.x.to(device), self.y.to(device), self.sample_ids)
-
-
-class Fetched(NamedTuple):
-    """A batch and its place."""
-
-    epoch: int
-    index: int
-    batch: ReadyBatch
-
-
-class ReadyLoader:
-    """One batch, again and again."""
-
-    def __init__(self, steps: int, samples: int, width: int) -> None:
-        self.batches_per_epoch = steps
-        random = torch.Generator().manual_seed(0)
-        x, y = torch.randn(samples, width, generator=random), torch.randint(0, width, (samples,), generator=random)
-        self.batch = ReadyBatch(x, y, tuple(range(samples)))
-
-    def batch_length(self, index: int) -> int:
-        """Samples of every batch."""
-        return len(self.batch)
-
-    def iterate(self, *, epoch: int = 0, index: int = 0, epochs: int) -> Iterator[Fetched]:
-        """From any place on."""
-        for number in range(epoch, epochs):
-            for k in range(index, self.batches_per_epoch):
-                yield Fetched(number, k, self.batch)
-            index = 0
-
-    def close(self) -> None:
-        """Nothing to stop."""
 
 
 class Classify(Task):
@@ -111,7 +62,10 @@ class ReadyRun(RunConfig):
 
     def open(self, *, training: bool = True, share: Share = WHOLE) -> Problem:
         """Model and batches; nothing is evaluated."""
-        loader = ReadyLoader(self.batches, self.batch_size, self.width)
+        random = torch.Generator().manual_seed(0)
+        x = torch.randn(self.batch_size, self.width, generator=random)
+        y = torch.randint(0, self.width, (self.batch_size,), generator=random)
+        loader = ReadyLoader([ReadyBatch(x, y, tuple(range(self.batch_size)))], self.batches)
         return Problem(task=Classify(self.width), train_loader=loader, eval_loader=None)
 
 

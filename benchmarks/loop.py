@@ -32,9 +32,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -42,6 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.ready import ReadyBatch, ReadyLoader
 from benchmarks.timing import emit
 from sightline.engine.callback import Callback, StepReport
 from sightline.engine.console import Console
@@ -170,53 +170,6 @@ def by_hand_kernels(steps: int, folder: Path) -> None:
                 total = 0.0
 
 
-@dataclass(frozen=True)
-class MemoryBatch:
-    """A ready batch."""
-
-    x: Tensor
-    y: Tensor
-    sample_ids: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.sample_ids)
-
-    def to(self, device: torch.device) -> "MemoryBatch":
-        """The same on ``device``."""
-        return MemoryBatch(self.x.to(device), self.y.to(device), self.sample_ids)
-
-
-class Fetched(NamedTuple):
-    """A ready batch and its place."""
-
-    epoch: int
-    index: int
-    batch: MemoryBatch
-
-
-class MemoryLoader:
-    """The ready batches as the engine asks for them."""
-
-    def __init__(self, steps: int) -> None:
-        self.batches_per_epoch = steps
-        pairs = Ready(steps).pairs
-        self.batches = [MemoryBatch(x, y, tuple(range(32 * k, 32 * k + 32))) for k, (x, y) in enumerate(pairs)]
-
-    def batch_length(self, index: int) -> int:
-        """Samples of every batch."""
-        return 32
-
-    def iterate(self, *, epoch: int = 0, index: int = 0, epochs: int) -> Iterator[Fetched]:
-        """From any place on."""
-        for number in range(epoch, epochs):
-            for k in range(index, self.batches_per_epoch):
-                yield Fetched(number, k, self.batches[k % 4])
-            index = 0
-
-    def close(self) -> None:
-        """Nothing to stop."""
-
-
 class Classify(Task):
     """Cross-entropy of the model."""
 
@@ -224,7 +177,7 @@ class Classify(Task):
         super().__init__()
         self.net = Net()
 
-    def forward(self, batch: MemoryBatch) -> dict[str, Tensor]:
+    def forward(self, batch: ReadyBatch) -> dict[str, Tensor]:
         """The one loss."""
         return {"entropy": F.cross_entropy(self.net(batch.x), batch.y)}
 
@@ -236,7 +189,9 @@ class LoopRun(RunConfig):
 
     def open(self, *, training: bool = True, share: Share = WHOLE) -> Problem:
         """Model and batches; nothing is evaluated."""
-        return Problem(task=Classify(), train_loader=MemoryLoader(self.batches), eval_loader=None)
+        pairs = Ready(self.batches).pairs
+        batches = [ReadyBatch(x, y, tuple(range(32 * k, 32 * k + 32))) for k, (x, y) in enumerate(pairs)]
+        return Problem(task=Classify(), train_loader=ReadyLoader(batches, self.batches), eval_loader=None)
 
 
 class StepCounter(Callback):

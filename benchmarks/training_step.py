@@ -12,9 +12,9 @@ import argparse
 import copy
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -22,6 +22,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.mosaic_sample import draw_pictures
+from benchmarks.ready import ReadyLoader
 from benchmarks.timing import emit, paired, ratios
 from sightline.engine.accumulation import AccumulationConfig
 from sightline.engine.loop import Training, train
@@ -38,35 +39,10 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-class Fetched(NamedTuple):
-    """A ready batch and its place."""
-
-    epoch: int
-    index: int
-    batch: Any
-
-
-class ReadyLoader:
-    """The same few batches in turn, for ever."""
-
-    def __init__(self, loader: Loader, count: int) -> None:
-        self.batches_per_epoch = loader.batches_per_epoch
-        fetched = loader.iterate(epochs=1)
-        self.batches = [copy.deepcopy(next(fetched).batch) for _ in range(count)]
-
-    def batch_length(self, index: int) -> int:
-        """Samples of a batch."""
-        return len(self.batches[index % len(self.batches)])
-
-    def iterate(self, *, epoch: int = 0, index: int = 0, epochs: int) -> Iterator[Fetched]:
-        """From any place on."""
-        for number in range(epoch, epochs):
-            for k in range(index, self.batches_per_epoch):
-                yield Fetched(number, k, self.batches[k % len(self.batches)])
-            index = 0
-
-    def close(self) -> None:
-        """Nothing to stop."""
+def ready(loader: Loader, count: int) -> ReadyLoader:
+    """The first few batches of an epoch in turn, for ever."""
+    fetched = loader.iterate(epochs=1)
+    return ReadyLoader([copy.deepcopy(next(fetched).batch) for _ in range(count)], loader.batches_per_epoch)
 
 
 def stepper(training: Training, loader: Loader, steps: int) -> Callable[[], object]:
@@ -108,7 +84,7 @@ def main(arguments: list[str]) -> None:
         for name, changes in ROWS.items():
             problem = config.but(**changes).open()
             assert problem.train_loader is not None
-            loader = ReadyLoader(problem.train_loader, 4) if loader is None else loader
+            loader = ready(problem.train_loader, 4) if loader is None else loader
             runs[name] = build_training(config.but(**changes), problem)
         assert loader is not None
         with FlopCounterMode(display=False) as counter:

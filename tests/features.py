@@ -623,7 +623,7 @@ ROWS = (
         (
             "engine/checkpoint/checkpoint::the_file_is_what_the_safetensors_library_reads_and_its_data_is_aligned",
             "engine/checkpoint/checkpoint::the_documented_shell_command_checks_the_state_file",
-            "engine/checkpoint/checkpoint::a_checkpoint_of_a_newer_version_asks_for_an_update_and_is_not_passed_over",
+            "engine/checkpoint/hostile_files::a_checkpoint_of_a_newer_version_asks_for_an_update_and_is_not_passed_over",
         ),
         "a command that prints one; its parts are JSON files to look at",
     ),
@@ -708,7 +708,7 @@ ROWS = (
         "checkpoints by the clock and on request",
         "due by epochs, steps, minutes and `touch RUN/save`, which is seen within half a second, in an evaluation too",
         (
-            "engine/checkpoint/checkpoint::checkpoints_are_due_by_epochs_steps_minutes_and_on_request",
+            "engine/checkpoint/save_schedule::checkpoints_are_due_by_epochs_steps_minutes_and_on_request",
             "faults/interruptions::a_checkpoint_on_request_amid_an_evaluation_is_that_of_the_step_with_its_live_weights",
         ),
     ),

@@ -7,6 +7,7 @@ from sightline import api
 from sightline.api import auto_batch
 from sightline.api.auto_batch import find_batch_size, settle_batch_size
 from sightline.config.errors import ConfigError
+from sightline.engine.auto_batch import Measured
 from sightline.engine.finding import DataReview
 from sightline.engine.session import build_training, settle
 from tests.cli.tool import RECIPE, TINY, sightline, without_report, write_city
@@ -70,19 +71,13 @@ def test_every_process_gets_the_batch_that_fits(monkeypatch, processes, expected
     monkeypatch.setattr(
         auto_batch._Trials,
         "measure",
-        lambda self, n: auto_batch_measured(n, 1000 * n) if n <= len(self.batch) else None,
+        lambda self, n: Measured(n, 1000 * n, 0.0) if n <= len(self.batch) else None,
     )
     config, how = find_batch_size(toy(samples=100), CPU, processes=processes, on_this_machine=processes)
     assert config.batch_size == expected
     assert "A step takes 0 MB (measured); 0 MB are free, of which it may take 70%" in how
     assert ("16 for each of 3 processes" in how) == (processes == 3)
     build_training(config, config.open())
-
-
-def auto_batch_measured(samples, taken):
-    from sightline.engine.auto_batch import Measured
-
-    return Measured(samples, taken, 0.0)
 
 
 def test_real_steps_of_a_toy_are_tried_up_to_all_samples():

@@ -64,7 +64,7 @@ def test_piped_progress_is_plain_lines_with_losses_rate_and_speed(workplace):
     assert f"report: {RUN}/report/index.html" in log
 
 
-def test_a_run_says_where_it_may_be_continued_and_what_it_measured(workplace):
+def test_a_run_logs_every_step_and_evaluation_and_has_a_report(workplace):
     run = workplace / RUN
     assert [row["step"] for row in rows_of(run) if row["kind"] == "train"] == [1, 2, 3, 4]
     assert [row["step"] for row in rows_of(run) if row["kind"] == "eval"] == [2, 4]

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from unittest import mock
 
 import pytest
@@ -317,7 +318,8 @@ def test_a_run_is_watched_while_it_trains(tmp_path, monkeypatch):
     with without_report():
         trainer.start()
         while not (tmp_path / "run" / "run.json").exists():
-            pass
+            assert trainer.is_alive()
+            time.sleep(0.001)
         series = api.evaluate_all(tmp_path / "run", watch=True, look_seconds=0.01)
         trainer.join()
     logged = {row["step"]: row["values"] for row in rows_of(tmp_path / "run")}

@@ -134,22 +134,25 @@ def namespaces():
     def ip(*arguments):
         return subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
+    made = []
     try:
         for name in names:
             ip("netns", "add", name)
+            made.append(name)
         ip("link", "add", cables[0], "netns", names[0], "type", "veth", "peer", "name", cables[1], "netns", names[1])
         for name, cable, address in zip(names, cables, addresses, strict=True):
             ip("-n", name, "address", "add", f"{address}/24", "dev", cable)
             for link in (cable, "lo"):
                 ip("-n", name, "link", "set", link, "up")
+        yield [
+            (("ip", "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME={cable}"), address)
+            for name, cable, address in zip(names, cables, addresses, strict=True)
+        ]
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"network namespaces cannot be made here: {getattr(error, 'stderr', error)!r}")
-    yield [
-        (("ip", "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME={cable}"), address)
-        for name, cable, address in zip(names, cables, addresses, strict=True)
-    ]
-    for name in names:
-        ip("netns", "delete", name)
+    finally:
+        for name in made:
+            ip("netns", "delete", name)
 
 
 def train_on_two_machines(workplace, tmp_path, port, address, *, before=((), ()), own=("127.0.0.1", "127.0.0.1")):
@@ -227,6 +230,7 @@ def test_processes_with_different_commands_do_not_start(workplace, tmp_path):
     ends = [end(process) for process in started]
     assert ends[1][0] == 2 and "another configuration than the first one: lr differ" in ends[1][2]
     assert ends[0][0] != 0
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.timeout(600)

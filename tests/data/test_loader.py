@@ -398,13 +398,16 @@ def test_ctrl_c_and_sigkill_end_all_processes(kind, start_method, ending, tmp_pa
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@needs_proc
 def test_workers_ignore_sigterm():
     with loader_of(Numbers(200, delay=0.002), workers=2, kind="processes", start_method="fork") as loader:
         batches = loader.iterate(epochs=1)
         next(batches)
-        for process_id in children():
+        workers = children()
+        for process_id in workers:
             os.kill(process_id, signal.SIGTERM)
         assert len(list(batches)) == 49
+        assert children() == workers  # a dead one would have been replaced
 
 
 @pytest.mark.parametrize(

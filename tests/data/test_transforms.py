@@ -46,7 +46,7 @@ def test_the_long_side_is_resized_and_the_short_side_cut():
 def test_resizing_writes_into_the_given_memory():
     image, slab = noise(0, 40, 60, 3), np.zeros((100, 100, 3), np.uint8)
     view = slab[10:30, 20:50]
-    assert resize(image, (20, 30), out=view) is view or np.shares_memory(resize(image, (20, 30), out=view), slab)
+    assert np.shares_memory(resize(image, (20, 30), out=view), slab)
     np.testing.assert_array_equal(view, resize(image, (20, 30)))
     assert slab.sum() == view.sum(dtype=np.int64)
 

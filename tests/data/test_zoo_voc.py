@@ -20,10 +20,6 @@ def one(extra="", **changes):
     return xml(voc_xml(voc_object(), voc_object(**({"name": "dog"} | changes), extra=extra)))
 
 
-def image(data):
-    return lambda root: (root / "JPEGImages" / "a.jpg").write_bytes(data)
-
-
 def lines(text):
     """Write the list of the training images."""
     path = "ImageSets/Main/train.txt"
@@ -145,14 +141,8 @@ ZOO = {
     ),
     "size of the unturned image": (turned_image, "size_mismatch", XML, None, "EXIF data turns it"),
     # images
+    **zoo.broken_images("JPEGImages/a.jpg"),
     "image missing": (removed("JPEGImages/a.jpg"), "missing_image", LIST, 1, "does not exist"),
-    "image empty": (image(b""), "empty_image", JPG, None, "0 bytes"),
-    "image is text": (image(b"not here"), "not_an_image", JPG, None, "no image"),
-    "image cut in its header": (image(zoo.image_bytes()[:80]), "broken_image", JPG, None, "ends inside"),
-    "image cut in its pixels": (image(zoo.image_bytes()[:-30]), "truncated_image", JPG, None, "cut off after"),
-    "image is a bomb": (image(zoo.png_bomb()), "too_large_image", JPG, None, "megapixels"),
-    "image is a folder": (zoo.replaced("JPEGImages/a.jpg", Path.mkdir), "unreadable_image", JPG, None, "a folder"),
-    "image is a pipe": (zoo.replaced("JPEGImages/a.jpg", os.mkfifo), "unreadable_image", JPG, None, "pipe"),
     "image format not read": (
         zoo.replaced("JPEGImages/a.jpg", lambda p: p.with_suffix(".gif").write_bytes(b"GIF89a" + bytes(30))),
         "unsupported_image",

@@ -19,11 +19,6 @@ def label(text):
     return write
 
 
-def image(data):
-    """Write the first training image."""
-    return lambda root: (root / "images" / "train" / "a.jpg").write_bytes(data)
-
-
 def data_yaml(text):
     return lambda root: (root / "data.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
 
@@ -118,40 +113,7 @@ ZOO = {
         "none of 3 images",
     ),
     # images
-    "image empty": (image(b""), "empty_image", A_JPG, None, "0 bytes"),
-    "image is text": (image(b"<html>404</html>"), "not_an_image", A_JPG, None, "no image"),
-    "image cut in its header": (image(zoo.image_bytes()[:100]), "broken_image", A_JPG, None, "ends inside"),
-    "image cut in its pixels": (image(zoo.image_bytes()[:-30]), "truncated_image", A_JPG, None, "cut off after"),
-    "image is a PNG cut in its pixels": (
-        image(zoo.image_bytes("PNG")[:-30]),
-        "truncated_image",
-        A_JPG,
-        None,
-        "cut off after",
-    ),
-    "image is a WebP cut in its pixels": (
-        image(zoo.image_bytes("WEBP")[:-30]),
-        "truncated_image",
-        A_JPG,
-        None,
-        "cut off after",
-    ),
-    "image is a broken PNG": (image(b"\x89PNG\r\n\x1a\nrubbish"), "broken_image", A_JPG, None, "IHDR"),
-    "image is a GIF": (image(b"GIF89a" + bytes(30)), "unsupported_image", A_JPG, None, "GIF"),
-    "image is a PNG bomb": (image(zoo.png_bomb()), "too_large_image", A_JPG, None, "3,600 megapixels"),
-    "image is a JPEG bomb": (image(zoo.jpeg_bomb()), "too_large_image", A_JPG, None, "megapixels"),
-    "image is a WebP bomb": (image(zoo.webp_bomb()), "too_large_image", A_JPG, None, "megapixels"),
-    "image is a TIFF bomb": (image(zoo.tiff_bomb()), "too_large_image", A_JPG, None, "megapixels"),
-    "image is a BMP bomb": (image(zoo.bmp_bomb()), "too_large_image", A_JPG, None, "megapixels"),
-    "image is a folder": (zoo.replaced("images/train/a.jpg", Path.mkdir), "unreadable_image", A_JPG, None, "a folder"),
-    "image is a pipe": (zoo.replaced("images/train/a.jpg", os.mkfifo), "unreadable_image", A_JPG, None, "pipe"),
-    "image is a loop of links": (
-        zoo.replaced("images/train/a.jpg", zoo.link_to_itself),
-        "unreadable_image",
-        A_JPG,
-        None,
-        "opened",
-    ),
+    **zoo.broken_images("images/train/a.jpg"),
     "image format not read": (
         lambda root: (root / "images/train/z.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20)),
         "unsupported_image",

@@ -220,6 +220,38 @@ def link_to_itself(path):
     path.symlink_to(path)
 
 
+def broken_images(name):
+    """Rows of a zoo: all that may be wrong with an image itself, whatever the format of its labels.
+
+    Args:
+        name: The first training image, as a path below the root.
+    """
+
+    def holds(data):
+        return lambda root: (root / name).write_bytes(data)
+
+    rows = {
+        "is empty": (holds(b""), "empty_image", "0 bytes"),
+        "is text": (holds(b"<html>404</html>"), "not_an_image", "no image"),
+        "is cut in its header": (holds(image_bytes()[:100]), "broken_image", "ends inside"),
+        "is cut in its pixels": (holds(image_bytes()[:-30]), "truncated_image", "cut off after"),
+        "is a PNG cut in its pixels": (holds(image_bytes("PNG")[:-30]), "truncated_image", "cut off after"),
+        "is a WebP cut in its pixels": (holds(image_bytes("WEBP")[:-30]), "truncated_image", "cut off after"),
+        "is a broken PNG": (holds(b"\x89PNG\r\n\x1a\nrubbish"), "broken_image", "IHDR"),
+        "is a GIF": (holds(b"GIF89a" + bytes(30)), "unsupported_image", "GIF"),
+        "is a PNG bomb": (holds(png_bomb()), "too_large_image", "3,600 megapixels"),
+        "is a JPEG bomb": (holds(jpeg_bomb()), "too_large_image", "megapixels"),
+        "is a WebP bomb": (holds(webp_bomb()), "too_large_image", "megapixels"),
+        "is a TIFF bomb": (holds(tiff_bomb()), "too_large_image", "megapixels"),
+        "is a BMP bomb": (holds(bmp_bomb()), "too_large_image", "megapixels"),
+        "is a folder": (replaced(name, Path.mkdir), "unreadable_image", "a folder"),
+        "is a pipe": (replaced(name, os.mkfifo), "unreadable_image", "pipe"),
+        "is a loop of links": (replaced(name, link_to_itself), "unreadable_image", "opened"),
+    }
+    file = Path(name).name
+    return {f"image {what}": (damage, kind, file, None, words) for what, (damage, kind, words) in rows.items()}
+
+
 def assert_reported(valid, root, damage, kind, file, line, words):
     """Break a copy of a valid set: the fault is named with its place, and what can be read is sane.
 

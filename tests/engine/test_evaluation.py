@@ -22,8 +22,7 @@ from sightline.engine.evaluation import (
 )
 from sightline.engine.precision import Precision
 from sightline.engine.run_config import Problem
-from sightline.engine.session import run_session
-from tests.engine.test_session import final_state, quiet
+from tests.engine.sessions import final_state, session
 from tests.engine.toy import ToyLoader, ToyRun, ToyTask, toy_run
 from tests.together import together
 
@@ -31,12 +30,6 @@ CPU = torch.device("cpu")
 FP32 = Precision("fp32", CPU)
 EVERYTHING = {"every_steps": 4, "loss": True, "cycle": [["val", 1], ["train", 2]], "every_epochs": 0}
 """Of 24 steps in 4 epochs: losses alone at 0 and 12, figures and losses at 4, 8, 12 (both), 16, 20 and 24."""
-
-
-def session(config, folder, *, resume=False, callbacks=(), problem=None):
-    folder.mkdir(exist_ok=True)
-    problem = config.open() if problem is None else problem
-    return run_session(config, problem, folder, resume=resume, console=quiet(), callbacks=callbacks)
 
 
 def eval_rows(folder):

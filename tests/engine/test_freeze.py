@@ -1,6 +1,5 @@
 """What is frozen keeps its bits, in the live weights and in their average; everything else learns."""
 
-import io
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,11 @@ from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
-from sightline.engine.console import Console
 from sightline.engine.ema import Ema, EmaConfig
 from sightline.engine.freeze import describe_frozen, freeze
-from sightline.engine.session import build_training, run_session
+from sightline.engine.session import build_training
 from sightline.engine.task import Task
+from tests.engine.sessions import StopAt, session
 from tests.engine.toy import ToyTask, toy_run
 
 FIRST_LAYERS = ("net.0.*", "net.1.*")
@@ -27,11 +26,9 @@ OF_FIRST_LAYERS = {
 OF_THE_HEAD = {"net.4.weight", "net.4.bias"}
 
 
-def run(config, folder: Path, *, resume: bool = False, callbacks=()) -> dict[str, dict[str, torch.Tensor]]:
+def run(config, folder: Path, **options) -> dict[str, dict[str, torch.Tensor]]:
     """Tensors of the newest checkpoint afterwards, by group."""
-    folder.mkdir(exist_ok=True)
-    quiet = Console(io.StringIO(), is_terminal=False)
-    run_session(config, config.open(), folder, resume=resume, console=quiet, callbacks=callbacks)
+    session(config, folder, **options)
     return load_tensors(newest_whole(folder, print))
 
 
@@ -101,21 +98,12 @@ def test_frozen_parameters_belong_to_no_group_and_have_no_state(tmp_path):
     assert not [name for name in state if "net.0." in name or "net.1." in name]
 
 
-class CrashAt(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, training, report):
-        if report.step == self.step:
-            raise ZeroDivisionError
-
-
 def test_a_resumed_run_keeps_frozen_what_was_frozen(tmp_path):
     config = toy_run(freeze=FIRST_LAYERS)
     whole = run(config, tmp_path / "whole")
     for step in (5, 14):
         with pytest.raises(CallbackError):
-            run(config, tmp_path / "broken", resume=step > 5, callbacks=[CrashAt(step)])
+            run(config, tmp_path / "broken", resume=step > 5, callbacks=[StopAt(step)])
     broken = run(config, tmp_path / "broken", resume=True)
     for group, tensors in whole.items():
         assert changed(tensors, broken[group]) == set()

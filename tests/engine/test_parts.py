@@ -1,5 +1,7 @@
 """Batches in parts, because memory ran out or the run says so: the same losses, gradients and weights."""
 
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -7,13 +9,11 @@ from torch import nn
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import newest_whole
-from sightline.engine.console import Console
+from sightline.engine.distributed.processes import ALONE
 from sightline.engine.parts import StepTooLargeError, leave_note, take_note
-from sightline.engine.session import run_session
 from sightline.ops.process_shares import PartWeights, share_weights
-from tests.conftest import quiet
 from tests.engine.distributed.test_processes import assert_same_losses, assert_same_weights, detector, rows
-from tests.engine.test_session import StopAt, final_state, run
+from tests.engine.sessions import StopAt, final_state, session
 from tests.engine.toy import toy_run
 from tests.together import together
 
@@ -49,20 +49,13 @@ class SmallMemory(Callback):
         raise torch.OutOfMemoryError("no room in this test")
 
 
-def without_batch_norm(config):
-    problem = config.open()
+def live(folder, changes=(), callbacks=(), *, processes=ALONE, **options):
+    """Without batch norm, which sees parts."""
+    config = toy_run(**{**PLAIN, **dict(changes)})
+    problem = config.open(share=processes.share)
     problem.task.net[1] = nn.Identity()
     problem.task.double()
-    return problem
-
-
-def live(folder, changes=(), callbacks=(), resume=False, console=None):
-    config = toy_run(**{**PLAIN, **dict(changes)})
-    folder.mkdir(exist_ok=True)
-    problem = without_batch_norm(config)
-    return run_session(
-        config, problem, folder, callbacks=callbacks, resume=resume, console=quiet() if console is None else console
-    )
+    return session(config, folder, problem=problem, processes=processes, callbacks=callbacks, **options)
 
 
 @pytest.mark.parametrize(
@@ -84,11 +77,8 @@ def test_halving_changes_neither_losses_nor_weights(tmp_path, changes, memory):
 
 
 def test_it_is_told_once_and_kept(tmp_path):
-    import io
-
     said = io.StringIO()
-    small = SmallMemory(4, from_step=3)
-    live(tmp_path / "a", callbacks=[small], console=Console(said, is_terminal=False))
+    live(tmp_path / "a", callbacks=[SmallMemory(4, from_step=3)], said=said)
     told = [line for line in said.getvalue().splitlines() if "out of memory" in line]
     assert len(told) == 1
     assert "with 8 samples at once, at step 3: from now on batches are run in parts of at most 4" in told[0]
@@ -98,13 +88,13 @@ def test_it_is_told_once_and_kept(tmp_path):
 def test_a_killed_run_goes_on_in_the_same_parts_with_the_same_bits(tmp_path):
     config = toy_run(**{**PLAIN, "dropout": 0.3})  # with batch norm: in other parts its bits would be others
     small = {"room": 4, "from_step": 8}
-    run(config, tmp_path / "whole", callbacks=[SmallMemory(**small)])
+    session(config, tmp_path / "whole", callbacks=[SmallMemory(**small)])
     for step in (5, 10, 14):
         with pytest.raises(CallbackError, match="crash"):
             callbacks = [SmallMemory(**small), StopAt(step)]
-            run(config, tmp_path / "broken", resume=step > 5, callbacks=callbacks)
+            session(config, tmp_path / "broken", resume=step > 5, callbacks=callbacks)
     # The memory is larger again: what was decided stays.
-    run(config, tmp_path / "broken", resume=True, callbacks=[SmallMemory(99)])
+    session(config, tmp_path / "broken", resume=True, callbacks=[SmallMemory(99)])
     assert final_state(tmp_path / "broken") == final_state(tmp_path / "whole")
 
 
@@ -139,13 +129,7 @@ def test_the_users_own_number_wins_over_the_checkpoints_once_it_is_changed(tmp_p
 
 
 def in_parts(processes, folder, changes):
-    config = toy_run(**{**PLAIN, **changes})
-    problem = config.open(share=processes.share)
-    problem.task.net[1] = nn.Identity()
-    problem.task.double()
-    if processes.is_first:
-        folder.mkdir(exist_ok=True)
-    return run_session(config, problem, folder, console=quiet(), processes=processes).step
+    return live(folder, changes, processes=processes).step
 
 
 def test_several_processes_make_equally_many_parts(tmp_path):
@@ -157,13 +141,8 @@ def test_several_processes_make_equally_many_parts(tmp_path):
 
 
 def alone_out_of_memory(processes, folder):
-    config = toy_run(**{**PLAIN, "epochs": 1})
-    problem = config.open(share=processes.share)
-    if processes.is_first:
-        folder.mkdir(exist_ok=True)
-    small = SmallMemory(2, rank=1)
     try:
-        run_session(config, problem, folder, console=quiet(), processes=processes, callbacks=[small])
+        session(toy_run(**{**PLAIN, "epochs": 1}), folder, processes=processes, callbacks=[SmallMemory(2, rank=1)])
     except StepTooLargeError as error:
         processes.close()  # as the end of the process would
         return str(error)

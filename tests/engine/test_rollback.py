@@ -12,14 +12,11 @@ from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.checkpoint.saving import live_tensors
-from sightline.engine.console import Console
 from sightline.engine.culprit import non_finite_names
 from sightline.engine.distributed.sharding import own_parts
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.run_folder.nonfinite_log import NONFINITE_FILE
-from sightline.engine.session import run_session
-from tests.conftest import quiet
-from tests.engine.test_session import StopAt, final_state, run
+from tests.engine.sessions import StopAt, final_state, session
 from tests.engine.toy import toy_run
 from tests.faults.tiny import train as train_detector
 from tests.together import together
@@ -83,7 +80,7 @@ def test_a_rollback_brings_everything_back_and_goes_on_with_the_next_samples(tmp
         def on_step_end(self, training, report):
             seen.append(report.sample_ids)
 
-    result = run(toy_run(**{**ROLLBACK, **changes}), tmp_path / "a", callbacks=[Spoil(10), states, See()])
+    result = session(toy_run(**{**ROLLBACK, **changes}), tmp_path / "a", callbacks=[Spoil(10), states, See()])
     assert (result.outcome, result.step) == ("done", 24)
     assert are_equal(states.after[11], states.after[8])
     assert not are_equal(states.after[10], states.after[8])
@@ -96,21 +93,21 @@ def test_a_rollback_brings_everything_back_and_goes_on_with_the_next_samples(tmp
         "samples": list(seen[10]),
         "action": "rollback to step 8",
     }
-    run(toy_run(), tmp_path / "b", callbacks=[See()])
+    session(toy_run(), tmp_path / "b", callbacks=[See()])
     assert seen[:24] == seen[24:], "no sample is seen again or left out for good"
 
 
 def test_a_run_that_rolled_back_and_was_killed_ends_with_the_bits_of_the_unbroken_one(tmp_path):
     config = toy_run(**ROLLBACK, checkpoint={"every_steps": 5})
     bad = (2, 10, 11, 18)
-    whole = run(config, tmp_path / "whole", callbacks=[Spoil(*bad)])
+    whole = session(config, tmp_path / "whole", callbacks=[Spoil(*bad)])
     assert [event["action"] for event in events(tmp_path / "whole")] == [
         "rollback to step 0", "rollback to step 7", "rollback to step 7", "rollback to step 16",
     ]  # fmt: skip
     for step in (6, 9, 12, 13, 17, 20):
         with pytest.raises(CallbackError, match="ZeroDivisionError: crash"):
-            run(config, tmp_path / "broken", resume=step > 6, callbacks=[Spoil(*bad), StopAt(step)])
-    result = run(config, tmp_path / "broken", resume=True, callbacks=[Spoil(*bad)])
+            session(config, tmp_path / "broken", resume=step > 6, callbacks=[Spoil(*bad), StopAt(step)])
+    result = session(config, tmp_path / "broken", resume=True, callbacks=[Spoil(*bad)])
     assert result.metrics == whole.metrics
     assert final_state(tmp_path / "broken") == final_state(tmp_path / "whole")
     assert events(tmp_path / "broken") == events(tmp_path / "whole")
@@ -118,23 +115,23 @@ def test_a_run_that_rolled_back_and_was_killed_ends_with_the_bits_of_the_unbroke
 
 def test_a_run_may_begin_to_roll_back_when_it_is_resumed(tmp_path):
     with pytest.raises(NonFiniteError, match=r"on_nonfinite=rollback"):
-        run(toy_run(), tmp_path / "a", callbacks=[Spoil(10)])
+        session(toy_run(), tmp_path / "a", callbacks=[Spoil(10)])
     assert [event["action"] for event in events(tmp_path / "a")] == ["stop"]
-    assert run(toy_run(**ROLLBACK), tmp_path / "a", resume=True, callbacks=[Spoil(10)]).outcome == "done"
+    assert session(toy_run(**ROLLBACK), tmp_path / "a", resume=True, callbacks=[Spoil(10)]).outcome == "done"
     assert [event["action"] for event in events(tmp_path / "a")] == ["rollback to step 9"]
 
 
 def test_rollbacks_have_an_end(tmp_path):
     with pytest.raises(NonFiniteError, match=r"at step 13; .* has returned 3 times to the state of step 8 already"):
-        run(toy_run(**ROLLBACK), tmp_path / "a", callbacks=[Spoil(*range(10, 24))])
+        session(toy_run(**ROLLBACK), tmp_path / "a", callbacks=[Spoil(*range(10, 24))])
     often = {**ROLLBACK, "rollback": {"every_steps": 1, "most": 2}}
     with pytest.raises(NonFiniteError, match=r"at step 8; .* to a good state 2 times already"):
-        run(toy_run(**often), tmp_path / "b", callbacks=[Spoil(4, 6, 8)])
+        session(toy_run(**often), tmp_path / "b", callbacks=[Spoil(4, 6, 8)])
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
 def test_a_gradient_is_looked_at_even_where_nobody_asked_for_its_norm(tmp_path, policy):
-    run(toy_run(on_nonfinite=policy), tmp_path / "a", callbacks=[Spoil(5, gradient=True, layer="net.4")])
+    session(toy_run(on_nonfinite=policy), tmp_path / "a", callbacks=[Spoil(5, gradient=True, layer="net.4")])
     (event,) = events(tmp_path / "a")
     assert (event["found"], event["first"]) == (["gradient norm"], "gradient of net.0.weight")
     assert not non_finite_names(load_tensors(newest_whole(tmp_path / "a", print))["model"])
@@ -143,7 +140,7 @@ def test_a_gradient_is_looked_at_even_where_nobody_asked_for_its_norm(tmp_path, 
 def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path):
     # Under "stop" nobody measures the gradient: it spoils the weights, and the next loss would tell.
     with pytest.raises(NonFiniteError, match=r"weights became NaN or infinite before step 6: net.0.weight"):
-        run(toy_run(), tmp_path / "a", callbacks=[Spoil(5, gradient=True)])
+        session(toy_run(), tmp_path / "a", callbacks=[Spoil(5, gradient=True)])
     newest = newest_whole(tmp_path / "a", print)
     assert newest.step == 3
     assert not non_finite_names(load_tensors(newest)["model"])
@@ -159,7 +156,7 @@ class SpoilWeight(Callback):
 
 
 def test_weights_that_are_not_finite_are_rolled_back_too(tmp_path):
-    result = run(toy_run(**ROLLBACK), tmp_path / "a", callbacks=[SpoilWeight()])
+    result = session(toy_run(**ROLLBACK), tmp_path / "a", callbacks=[SpoilWeight()])
     assert result.outcome == "done"
     (event,) = events(tmp_path / "a")
     assert (event["step"], event["first"]) == (10, "weight net.0.weight")
@@ -171,7 +168,7 @@ def test_the_first_bad_micro_batch_of_a_step_is_the_one_that_is_looked_into(tmp_
             return output * torch.nan if training.iteration == 7 else output  # the second of three of step 2
 
     config = toy_run(on_nonfinite="skip", accumulation={"every": 3})
-    run(config, tmp_path / "a", callbacks=[SpoilOnce(layer="net.1")])
+    session(config, tmp_path / "a", callbacks=[SpoilOnce(layer="net.1")])
     (event,) = events(tmp_path / "a")
     assert (event["step"], event["first"]) == (2, "output of net.1 (BatchNorm1d)")
     assert len(event["samples"]) == 12
@@ -179,10 +176,7 @@ def test_the_first_bad_micro_batch_of_a_step_is_the_one_that_is_looked_into(tmp_
 
 def test_the_first_event_is_told_in_full_and_rollbacks_shortly(tmp_path):
     said = io.StringIO()
-    config = toy_run(**ROLLBACK, epochs=2)
-    (tmp_path / "a").mkdir()
-    console = Console(said, is_terminal=False)
-    run_session(config, config.open(), tmp_path / "a", console=console, callbacks=[Spoil(5, 7)])
+    session(toy_run(**ROLLBACK, epochs=2), tmp_path / "a", said=said, callbacks=[Spoil(5, 7)])
     lines = [line for line in said.getvalue().splitlines() if "finite" in line]
     assert lines[0].startswith("entropy, size became NaN or infinite at step 5; samples ")
     assert lines[0].endswith(
@@ -192,39 +186,26 @@ def test_the_first_event_is_told_in_full_and_rollbacks_shortly(tmp_path):
 
 
 def test_means_of_losses_leave_bad_steps_out(tmp_path):
-    run(toy_run(**ROLLBACK, log={"every_steps": 4, "trackers": []}), tmp_path / "a", callbacks=[Spoil(10)])
+    session(toy_run(**ROLLBACK, log={"every_steps": 4, "trackers": []}), tmp_path / "a", callbacks=[Spoil(10)])
     rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert all(isinstance(value, float | int) for row in rows for value in row["values"].values())
 
 
-def toy(processes, folder, resume=False, stop_at=None, strategy="ddp"):
+def toy(processes, folder, strategy="ddp"):
     config = toy_run(**ROLLBACK, strategy=strategy, dropout=0.0, log={"every_steps": 1, "trackers": []})
     problem = config.open(share=processes.share)
     problem.task.double()
-    if processes.is_first:
-        folder.mkdir(exist_ok=True)
     # In two processes one alone sees the bad batch, and its neighbour must do as it does.
     spoil = Spoil(10, 13, layer="net.4", rank=processes.share.count - 1)
     states = States()
-    try:
-        run_session(
-            config,
-            problem,
-            folder,
-            resume=resume,
-            console=quiet(),
-            processes=processes,
-            callbacks=[spoil, states, *([StopAt(stop_at)] if stop_at else [])],
-        )
-    except CallbackError:
-        assert stop_at
+    session(config, folder, problem=problem, processes=processes, callbacks=[spoil, states])
     return states.after
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_all_processes_roll_back_together_as_one_would(tmp_path, strategy):
     together(1, toy, tmp_path / "1")
-    results = together(2, toy, tmp_path / "2", False, None, strategy)
+    results = together(2, toy, tmp_path / "2", strategy)
     for step, state in results[0].items():
         assert strategy == "fsdp" or all(are_equal(other[step], state) for other in results[1:]), step
     assert are_equal(results[0][11], results[0][8])
@@ -242,9 +223,6 @@ def test_all_processes_roll_back_together_as_one_would(tmp_path, strategy):
 
 def interrupted(processes, folder, stop_at, resume, strategy):
     config = toy_run(**ROLLBACK, strategy=strategy, dropout=0.0)
-    problem = config.open(share=processes.share)
-    if processes.is_first:
-        folder.mkdir(exist_ok=True)
 
     class Stop(Callback):
         in_every_process = True
@@ -254,9 +232,7 @@ def interrupted(processes, folder, stop_at, resume, strategy):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     callbacks = [Spoil(10, 13, layer="net.4", rank=processes.share.count - 1), Stop()]
-    return run_session(
-        config, problem, folder, resume=resume, console=quiet(), processes=processes, callbacks=callbacks
-    ).outcome
+    return session(config, folder, resume=resume, processes=processes, callbacks=callbacks).outcome
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

@@ -1,8 +1,6 @@
-import hashlib
 import io
 import json
 import shlex
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,40 +9,10 @@ from sightline.config.errors import RunError
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
-from sightline.engine.console import Console
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.going_on import how_to_resume
-from sightline.engine.session import SessionResult, run_session
-from tests.conftest import quiet
+from tests.engine.sessions import StopAt, final_state, session
 from tests.engine.toy import ToyTask, toy_run
-
-
-def run(config, folder: Path, *, resume: bool = False, callbacks=()) -> SessionResult:
-    folder.mkdir(exist_ok=True)
-    return run_session(config, config.open(), folder, resume=resume, console=quiet(), callbacks=callbacks)
-
-
-def final_state(folder: Path) -> dict[str, str]:
-    """SHA-256 of every tensor of the newest checkpoint and of the metrics file."""
-    tensors = load_tensors(newest_whole(folder, print))
-    hashes = {
-        f"{group}/{name}": hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-        for group, members in tensors.items()
-        for name, tensor in ((n, t.reshape(-1)) for n, t in members.items())
-    }
-    hashes["metrics.jsonl"] = hashlib.sha256((folder / "metrics.jsonl").read_bytes()).hexdigest()
-    return hashes
-
-
-class StopAt(Callback):
-    """Raises in a chosen step, as a crash would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, training, report):
-        if report.step == self.step:
-            raise ZeroDivisionError("crash")
 
 
 @pytest.mark.parametrize(
@@ -62,12 +30,12 @@ class StopAt(Callback):
 )
 def test_a_crashed_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, changes):
     config = toy_run(**changes)
-    whole = run(config, tmp_path / "whole")
+    whole = session(config, tmp_path / "whole")
     broken = tmp_path / "broken"
     for step in range(2, whole.step, 3):
         with pytest.raises(CallbackError, match="ZeroDivisionError: crash"):
-            run(config, broken, resume=step > 2, callbacks=[StopAt(step)])
-    result = run(config, broken, resume=True)
+            session(config, broken, resume=step > 2, callbacks=[StopAt(step)])
+    result = session(config, broken, resume=True)
     assert result.step == whole.step
     assert result.metrics == whole.metrics
     assert final_state(broken) == final_state(tmp_path / "whole")
@@ -82,15 +50,14 @@ def test_compile_is_asked_of_the_parts_that_the_task_names(tmp_path, monkeypatch
     monkeypatch.setattr(torch.nn.Module, "compile", note)
     config = toy_run(compile=True, epochs=1)
     problem = config.open()
-    (tmp_path / "a").mkdir()
-    run_session(config, problem, tmp_path / "a", console=quiet())
+    session(config, tmp_path / "a", problem=problem)
     assert compiled == [problem.task]
 
 
 @pytest.mark.slow
 def test_a_compiled_task_has_the_losses_of_the_plain_one(tmp_path):
     def losses(name: str, **changes) -> list[float]:
-        run(toy_run(epochs=2, dropout=0.0, log={"every_steps": 1, "trackers": []}, **changes), tmp_path / name)
+        session(toy_run(epochs=2, dropout=0.0, log={"every_steps": 1, "trackers": []}, **changes), tmp_path / name)
         rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         return [row["values"]["loss"] for row in rows if row["kind"] == "train"]
 
@@ -104,12 +71,12 @@ def test_every_sample_is_seen_once_an_epoch(tmp_path):
         def on_step_end(self, training, report):
             seen.extend(report.sample_ids)
 
-    run(toy_run(epochs=1), tmp_path / "a", callbacks=[See()])
+    session(toy_run(epochs=1), tmp_path / "a", callbacks=[See()])
     assert sorted(seen) == list(range(22))
 
 
 def test_rows_tell_step_epoch_losses_and_rates(tmp_path):
-    run(toy_run(), tmp_path / "a")
+    session(toy_run(), tmp_path / "a")
     rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     train_rows = [row for row in rows if row["kind"] == "train"]
     assert [row["step"] for row in train_rows] == [4, 8, 12, 16, 20, 24]
@@ -118,17 +85,17 @@ def test_rows_tell_step_epoch_losses_and_rates(tmp_path):
 
 
 def test_a_finished_run_is_not_resumed_but_may_go_on_longer(tmp_path):
-    run(toy_run(), tmp_path / "a")
+    session(toy_run(), tmp_path / "a")
     with pytest.raises(RunError, match=r"finished.*epochs=8"):
-        run(toy_run(), tmp_path / "a", resume=True)
-    assert run(toy_run(epochs=5), tmp_path / "a", resume=True).epoch == 5
+        session(toy_run(), tmp_path / "a", resume=True)
+    assert session(toy_run(epochs=5), tmp_path / "a", resume=True).epoch == 5
 
 
 def test_what_makes_a_run_longer_can_be_typed_as_it_stands(tmp_path):
     folder = tmp_path / "one epoch"
-    run(toy_run(epochs=1), folder)
+    session(toy_run(epochs=1), folder)
     with pytest.raises(RunError) as caught:
-        run(toy_run(epochs=1), folder, resume=True)
+        session(toy_run(epochs=1), folder, resume=True)
     text = str(caught.value)
     assert "this run is finished (6 steps, 1 epoch)." in text
     assert f"To train longer: sightline.resume({str(folder)!r}, ['epochs=2'])" in text
@@ -138,10 +105,10 @@ def test_what_makes_a_run_longer_can_be_typed_as_it_stands(tmp_path):
 def test_a_run_that_is_being_written_is_not_started_again(tmp_path):
     class StartAgain(Callback):
         def on_step_end(self, training, report):
-            run(toy_run(), tmp_path / "a")
+            session(toy_run(), tmp_path / "a")
 
     with pytest.raises(CallbackError, match=r"RunError: .* is being written by process"):
-        run(toy_run(), tmp_path / "a", callbacks=[StartAgain()])
+        session(toy_run(), tmp_path / "a", callbacks=[StartAgain()])
 
 
 class Poison(Callback):
@@ -163,13 +130,13 @@ class Poison(Callback):
 
 def test_a_nan_stops_the_run_and_names_step_loss_and_samples(tmp_path):
     with pytest.raises(NonFiniteError, match=r"entropy became NaN or infinite at step 5; samples \d+, \d+") as error:
-        run(toy_run(), tmp_path / "a", callbacks=[Poison(5)])
+        session(toy_run(), tmp_path / "a", callbacks=[Poison(5)])
     assert "on_nonfinite=skip" in str(error.value)
     assert newest_whole(tmp_path / "a", print).step == 3  # what was good stays
 
 
 def test_a_nan_is_left_out_on_request_and_counted(tmp_path):
-    result = run(toy_run(on_nonfinite="skip"), tmp_path / "a", callbacks=[Poison(5)])
+    result = session(toy_run(on_nonfinite="skip"), tmp_path / "a", callbacks=[Poison(5)])
     assert result.outcome == "done"
     state = newest_whole(tmp_path / "a", print)
     assert state.state["guard"]["skipped"] == 1
@@ -177,22 +144,18 @@ def test_a_nan_is_left_out_on_request_and_counted(tmp_path):
 
 
 def test_weights_of_a_run_start_another_one_as_far_as_they_fit(tmp_path):
-    run(toy_run(), tmp_path / "a")
+    session(toy_run(), tmp_path / "a")
     said = io.StringIO()
-    config = toy_run(weights=tmp_path / "a", epochs=1)
-    (tmp_path / "b").mkdir()
-    run_session(config, config.open(), tmp_path / "b", console=Console(said, is_terminal=False))
+    session(toy_run(weights=tmp_path / "a", epochs=1), tmp_path / "b", said=said)
     assert "9 of 9 tensors loaded" in said.getvalue()
-    wider = toy_run(weights=tmp_path / "a", epochs=1, width=5)
-    (tmp_path / "c").mkdir()
-    run_session(wider, wider.open(), tmp_path / "c", console=Console(said, is_terminal=False))
+    session(toy_run(weights=tmp_path / "a", epochs=1, width=5), tmp_path / "c", said=said)
     assert "2 of 9 tensors loaded" in said.getvalue()  # the last bias and the norm's counter
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-    run(toy_run(epochs=2), tmp_path / "a")
+    session(toy_run(epochs=2), tmp_path / "a")
     with pytest.raises(RunError, match="weights do not fit"):
-        run(toy_run(width=6), tmp_path / "a", resume=True)
+        session(toy_run(width=6), tmp_path / "a", resume=True)
 
 
 def test_the_task_is_back_in_training_mode_after_an_evaluation(tmp_path):
@@ -202,7 +165,7 @@ def test_the_task_is_back_in_training_mode_after_an_evaluation(tmp_path):
         def on_step_end(self, training, report):
             modes.append(training.task.training)
 
-    run(toy_run(), tmp_path / "a", callbacks=[Mode()])
+    session(toy_run(), tmp_path / "a", callbacks=[Mode()])
     assert all(modes)
     assert len(modes) == 24
 
@@ -219,7 +182,6 @@ def test_our_loop_and_the_plain_one_end_with_equal_weights(tmp_path):
         sum(by_hand(fetched.batch).values()).backward()
         optimizer.step()
         optimizer.zero_grad()
-    (tmp_path / "a").mkdir()
-    run_session(config, problem, tmp_path / "a", console=quiet())
+    session(config, tmp_path / "a", problem=problem)
     for name, value in by_hand.state_dict().items():
         assert torch.equal(problem.task.state_dict()[name], value), name

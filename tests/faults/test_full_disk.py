@@ -7,7 +7,6 @@ import contextlib
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -19,6 +18,7 @@ from sightline.engine.checkpoint.reader import find_checkpoints, read_checkpoint
 from sightline.engine.trackers.tensorboard import TensorBoardTracker
 from sightline.engine.trackers.tracker import TrackedRow
 from tests.cli.tool import RECIPE, without_report
+from tests.disks import small_disk
 from tests.faults.tiny import CHANGES, assert_same_bits, live, shown_steps, train
 
 pytestmark = [
@@ -57,16 +57,9 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 16 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder]
-    done = subprocess.run(mount, check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no right to mount a small disk: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+def disk(tmp_path):
+    with small_disk(tmp_path / "disk", megabytes=16) as folder:
+        yield folder
 
 
 def assert_short_message(life, *parts):
@@ -98,30 +91,28 @@ def keep_full(disk, life, *, leave):
 
 
 @pytest.mark.parametrize("leave", [0, 300_000], ids=["without any room", "without room for a checkpoint"])
-def test_a_disk_that_fills_up_ends_the_run_with_a_message_and_room_lets_it_go_on(
-    small_disk, unbroken, begin_life, leave
-):
-    run = small_disk / "run"
+def test_a_disk_that_fills_up_ends_the_run_with_a_message_and_room_lets_it_go_on(disk, unbroken, begin_life, leave):
+    run = disk / "run"
     life = begin_life(partial(train_command, run))
     assert life.wait_for(partial(has_a_checkpoint, run)), life.said()
-    keep_full(small_disk, life, leave=leave)
+    keep_full(disk, life, leave=leave)
     assert life.exit_code() == 1, life.said()
     assert_short_message(life, str(run), "resume the run")
     for path in find_checkpoints(run):
         read_checkpoint(path)
-    (small_disk / "ballast").unlink()
+    (disk / "ballast").unlink()
     assert begin_life(partial(live, run)).exit_code() == 0
     assert_same_bits(run, unbroken)
 
 
-def test_tensorboard_events_that_a_full_disk_refuses_are_left_out_whole(small_disk):
+def test_tensorboard_events_that_a_full_disk_refuses_are_left_out_whole(disk):
     def row(step):
         return TrackedRow("train", step, 0, {"loss": 0.5}, {}, time.time())
 
-    tracker = TensorBoardTracker(small_disk)
+    tracker = TensorBoardTracker(disk)
     tracker.open()
     tracker.write([row(1)])
-    with contextlib.suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as ballast:
+    with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
         while True:
             ballast.write(bytes(4096))
     refused = 0
@@ -131,10 +122,10 @@ def test_tensorboard_events_that_a_full_disk_refuses_are_left_out_whole(small_di
         except OSError:
             refused += 1
     assert refused > 50
-    (small_disk / "ballast").unlink()
+    (disk / "ballast").unlink()
     tracker.write([row(200)])
     tracker.close("done")
-    shown = shown_steps(small_disk)
+    shown = shown_steps(disk)
     assert shown == [*range(1, len(shown)), 200]
     assert len(shown) == 200 - refused
 

@@ -11,10 +11,11 @@ import pytest
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
-from sightline.engine.console import Console
-from sightline.engine.session import run_session
+from sightline.engine.stop import StopRequest
+from tests.engine.sessions import session
+from tests.engine.test_stop import Clock
 from tests.engine.toy import toy_run
-from tests.faults.test_stop import SignalAt, assert_equal_ends, session
+from tests.faults.test_stop import SignalAt, assert_equal_ends
 from tests.together import together
 
 
@@ -30,13 +31,20 @@ class At(Callback):
 
 
 class Slow(Callback):
-    """Makes every step take so long."""
+    """Makes every step take so long, by a clock."""
 
-    def __init__(self, seconds):
-        self.seconds = seconds
+    def __init__(self, clock, seconds):
+        self.clock, self.seconds = clock, seconds
 
     def on_step_end(self, training, report):
-        time.sleep(self.seconds)
+        self.clock.now += self.seconds
+
+
+@pytest.fixture(autouse=True)
+def looks_after_every_step(monkeypatch):
+    """Files are looked for after every step: twice a second would be once in a hundred steps here."""
+    monkeypatch.setattr("sightline.engine.stop.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("sightline.engine.checkpoint.save_schedule.REQUEST_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -76,29 +84,29 @@ def test_what_is_no_duration_is_refused(text):
 
 
 def test_time_that_runs_out_stops_the_run_so_early_that_the_next_step_would_have_fitted(tmp_path, whole):
-    config, began = toy_run(max_time="1.5s"), time.monotonic()
-    result = session(config, tmp_path / "run", callbacks=[Slow(0.15)])
-    assert time.monotonic() - began < 1.5 + 0.15
-    assert result.outcome == "stopped"
-    assert 1 <= result.step <= 10
-    said = io.StringIO()
-    result = session(config, tmp_path / "run", resume=True, said=said)  # the next session has its own time
-    while result.outcome != "done":
-        result = session(config, tmp_path / "run", resume=True)
+    config = toy_run(max_time="200s")
+    for is_resumed in (False, True):  # each session has its own time
+        clock = Clock()
+        slow, stop = Slow(clock, 20.0), StopRequest(clock=clock)
+        result = session(config, tmp_path / "run", resume=is_resumed, callbacks=[slow], stop=stop)
+        assert result.outcome == "stopped"
+        assert clock.now == stop.began + 180  # after another step, nothing of the 5 s for the end would be left
+    assert result.step == 18
+    assert session(toy_run(), tmp_path / "run", resume=True).outcome == "done"
     assert_equal_ends(tmp_path / "run", whole)
 
 
 def test_time_that_runs_out_during_an_evaluation_cuts_it_short(tmp_path, whole):
-    problem = toy_run(max_time="1s").open()
+    clock, config = Clock(), toy_run(max_time="10s")
+    problem = config.open()
     predict = problem.task.predict
 
     def slow(batch):
-        time.sleep(1.0)
+        clock.now += 10.0
         return predict(batch)
 
     problem.task.predict = slow
-    (tmp_path / "run").mkdir()
-    result = run_session(toy_run(max_time="1s"), problem, tmp_path / "run", console=Console(io.StringIO()))
+    result = session(config, tmp_path / "run", problem=problem, stop=StopRequest(clock=clock))
     assert (result.outcome, result.step) == ("stopped", 6)
     assert "evaluated" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     session(toy_run(), tmp_path / "run", resume=True)
@@ -117,12 +125,7 @@ def test_the_signals_of_schedulers_and_of_a_closed_terminal_save_that_very_step(
 
 def test_a_file_stops_the_run_and_is_taken_away(tmp_path, whole):
     run = tmp_path / "run"
-
-    def touch():
-        (run / "stop").touch()
-        time.sleep(0.6)  # the file is looked for every half second
-
-    result = session(toy_run(), run, callbacks=[At(8, touch)])
+    result = session(toy_run(), run, callbacks=[At(8, (run / "stop").touch)])
     assert (result.outcome, result.step) == ("stopped", 8)
     assert not (run / "stop").exists()
     assert json.loads((run / "status.json").read_text())["message"] == f"{run}/stop"
@@ -149,13 +152,10 @@ def evaluated_with(act, config, run, *, call=2, callbacks=()):
         calls.append(batch)
         if len(calls) == call:
             act()
-            time.sleep(0.6)  # the file is looked for every half second
         return predict(batch)
 
     problem.task.predict = acting
-    run.mkdir()
-    console = Console(io.StringIO(), is_terminal=False)
-    return run_session(config, problem, run, console=console, callbacks=callbacks)
+    return session(config, run, problem=problem, callbacks=callbacks)
 
 
 def test_a_file_stops_the_run_during_an_evaluation_too(tmp_path, whole):
@@ -200,14 +200,8 @@ def test_a_stop_before_the_first_step_leaves_a_checkpoint_to_go_on_from(tmp_path
 def toy_stopped(processes, folder, changes, signals=(), resume=False):
     """A session of several processes; ``signals`` says which rank gets one, and after which step."""
     config = toy_run(dropout=0.0, **changes)
-    if processes.is_first:
-        folder.mkdir(exist_ok=True)
     callbacks = [InEveryProcess(step, rank, processes.share.rank) for rank, step in signals]
-    console = Console(io.StringIO(), is_terminal=False)
-    problem = config.open(share=processes.share)
-    result = run_session(
-        config, problem, folder, resume=resume, console=console, callbacks=callbacks, processes=processes
-    )
+    result = session(config, folder, resume=resume, callbacks=callbacks, processes=processes)
     return result.outcome, result.step
 
 

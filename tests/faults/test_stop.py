@@ -15,8 +15,7 @@ from sightline import api
 from sightline.config.errors import RunError
 from sightline.engine.callback import Callback
 from sightline.engine.checkpoint.reader import newest_whole
-from sightline.engine.console import Console
-from sightline.engine.session import run_session
+from tests.engine.sessions import session
 from tests.engine.toy import toy_run
 from tests.faults.moments import is_evaluating, is_locked, is_writing
 from tests.faults.tiny import is_past, live, logged_step, shown_steps, train
@@ -31,12 +30,6 @@ class SignalAt(Callback):
     def on_step_end(self, training, report):
         if report.step == self.step:
             signal.raise_signal(self.number)
-
-
-def session(config, folder, *, resume=False, callbacks=(), said=None):
-    folder.mkdir(exist_ok=True)
-    console = Console(said or io.StringIO(), is_terminal=False)
-    return run_session(config, config.open(), folder, resume=resume, console=console, callbacks=callbacks)
 
 
 def bytes_of_last_checkpoint(folder):
@@ -80,11 +73,9 @@ class Interrupting:
 
 
 def interrupted_session(config, folder, call, *, resume=False):
-    folder.mkdir(exist_ok=True)
     problem = config.open()
     problem.task.predict = Interrupting(problem.task.predict, call)
-    console = Console(io.StringIO(), is_terminal=False)
-    return run_session(config, problem, folder, resume=resume, console=console)
+    return session(config, folder, problem=problem, resume=resume)
 
 
 @pytest.mark.parametrize("changes", [{}, {"checkpoint": {"every_steps": 5, "every_epochs": 0}}, {"ema": None}])

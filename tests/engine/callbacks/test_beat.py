@@ -5,8 +5,7 @@ import pytest
 from sightline.engine import log
 from sightline.engine.callback import Callback
 from sightline.engine.run_folder.status import read_status
-from sightline.engine.session import run_session
-from tests.conftest import quiet
+from tests.engine.sessions import session
 from tests.engine.toy import ToyTask, toy_run
 
 STEP, PREDICTION = 0.5, 4.0
@@ -46,10 +45,9 @@ class Watcher(Callback):
 
 def told(tmp_path, clock, **changes):
     """Seconds left by step: what was said, and what it came to."""
-    (tmp_path / "run").mkdir()
     watcher = Watcher(tmp_path / "run", clock)
     config = toy_run(samples=200, batch_size=4, log={"heartbeat_seconds": 1e-9, "trackers": []}, **changes)
-    run_session(config, config.open(), tmp_path / "run", console=quiet(), callbacks=[watcher])
+    session(config, tmp_path / "run", callbacks=[watcher])
     return {step: (said, clock.now - when) for step, (said, when) in watcher.said.items()}
 
 

@@ -9,8 +9,7 @@ from sightline.config.errors import RunError
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError, Crew, message_of
 from sightline.engine.checkpoint.reader import newest_whole
-from sightline.engine.session import run_session
-from tests.conftest import quiet
+from tests.engine.sessions import session
 from tests.engine.toy import toy_run
 
 MOMENTS = {
@@ -23,9 +22,7 @@ MOMENTS = {
 
 
 def run(folder, callbacks, *, resume=False, **changes):
-    folder.mkdir(exist_ok=True)
-    config = toy_run(**changes)
-    return run_session(config, config.open(), folder, resume=resume, console=quiet(), callbacks=callbacks)
+    return session(toy_run(**changes), folder, resume=resume, callbacks=callbacks)
 
 
 def failing(moment):

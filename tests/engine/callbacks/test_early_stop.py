@@ -10,10 +10,8 @@ from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.callbacks.early_stop import EarlyStop, EarlyStoppingConfig
 from sightline.engine.checkpoint.reader import newest_whole
 from sightline.engine.checkpoint.retention import BestBy
-from sightline.engine.console import Console
-from sightline.engine.session import run_session
-from tests.engine.test_evaluation import counted, crash, eval_rows, eval_steps, session
-from tests.engine.test_session import StopAt, final_state
+from tests.engine.sessions import StopAt, final_state, session
+from tests.engine.test_evaluation import counted, crash, eval_rows, eval_steps
 from tests.engine.toy import toy_run
 
 NEVER = {"patience": 2, "min_delta": 10.0}
@@ -90,10 +88,8 @@ def test_a_validation_loss_has_to_be_measured_to_stop_by_it():
 
 
 def test_a_run_ends_early_with_its_figures_and_says_so(tmp_path):
-    config = toy_run(early_stopping=NEVER)
     said = io.StringIO()
-    (tmp_path / "run").mkdir()
-    result = run_session(config, config.open(), tmp_path / "run", console=Console(said, is_terminal=False))
+    result = session(toy_run(early_stopping=NEVER), tmp_path / "run", said=said)
     assert (result.outcome, result.step, result.epoch) == ("done", 18, 3)
     assert eval_steps(tmp_path / "run") == [6, 12, 18]
     assert result.metrics == eval_rows(tmp_path / "run")[-1]["values"]

@@ -7,8 +7,7 @@ import torch
 from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.histograms import BINS, histograms_of
-from sightline.engine.session import run_session
-from tests.conftest import quiet
+from tests.engine.sessions import session
 from tests.engine.toy import toy_run
 
 
@@ -69,7 +68,7 @@ def test_tensorboard_shows_weights_and_the_gradients_that_were_taken(tmp_path, p
     spy = Spy()
     log = {"every_steps": 4, "trackers": ["tensorboard"], "train_pictures": 0, "eval_pictures": 0}
     config = toy_run(histograms={"every_steps": 3}, log=log, epochs=2, max_grad_norm=0.1, precision=precision)
-    run_session(config, config.open(), tmp_path, console=quiet(), callbacks=[spy])
+    session(config, tmp_path, callbacks=[spy])
     found = histograms_in(tmp_path)
     names = {"net.0.weight", "net.0.bias", "net.1.weight", "net.1.bias", "net.4.weight", "net.4.bias"}
     assert set(found) == {f"{kind}/{name}" for kind in ("weights", "gradients") for name in names}
@@ -85,9 +84,7 @@ def test_tensorboard_shows_weights_and_the_gradients_that_were_taken(tmp_path, p
 def test_they_change_no_bit_of_a_run(tmp_path):
     for name, histograms in (("plain", None), ("seen", {"every_steps": 2})):
         log = {"every_steps": 4, "trackers": ["tensorboard"], "train_pictures": 0, "eval_pictures": 0}
-        config = toy_run(histograms=histograms, log=log, epochs=2)
-        (tmp_path / name).mkdir()
-        run_session(config, config.open(), tmp_path / name, console=quiet())
+        session(toy_run(histograms=histograms, log=log, epochs=2), tmp_path / name)
     assert (tmp_path / "seen" / "metrics.jsonl").read_bytes() == (tmp_path / "plain" / "metrics.jsonl").read_bytes()
 
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from sightline.engine.callback import Callback
-from sightline.engine.console import Console
-from sightline.engine.session import run_session
 from sightline.engine.stopwatch import OFF, RunningStopwatch
+from tests.engine.sessions import session
 from tests.engine.toy import ToyLoader, toy_run
 
 CPU = torch.device("cpu")
@@ -52,9 +51,8 @@ def profiled(folder, monkeypatch, callbacks=(), **changes):
             yield fetched
 
     monkeypatch.setattr(ToyLoader, "iterate", slowly)
-    folder.mkdir()
-    stream, config = io.StringIO(), toy_run(**changes)
-    run_session(config, config.open(), folder, console=Console(stream, is_terminal=False), callbacks=callbacks)
+    stream = io.StringIO()
+    session(toy_run(**changes), folder, said=stream, callbacks=callbacks)
     path = folder / "profile.json"
     return (json.loads(path.read_text()) if path.exists() else None), stream.getvalue()
 

@@ -8,17 +8,14 @@ import torch
 from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.watch import Moments, WatchConfig, moments_of
-from sightline.engine.session import run_session
 from sightline.engine.tensor_names import matching_layers
 from sightline.engine.trackers.tracker import tag_of
-from tests.conftest import quiet
+from tests.engine.sessions import session
 from tests.engine.toy import ToyTask, toy_run
 
 
 def run(folder, callbacks=(), **changes):
-    folder.mkdir()
-    config = toy_run(**changes)
-    return run_session(config, config.open(), folder, console=quiet(), callbacks=callbacks)
+    return session(toy_run(**changes), folder, callbacks=callbacks)
 
 
 def rows(folder, kind):

@@ -11,17 +11,16 @@ from sightline.config.errors import RunError
 from sightline.config.override import keys_without_effect
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.checkpoint.start_weights import START_WEIGHTS_FILE, copy_what_fits, start_from_weights
-from sightline.engine.console import Console
 from sightline.engine.freeze import freeze
-from sightline.engine.session import build_training, run_session
+from sightline.engine.session import build_training
+from tests.engine.sessions import session
 from tests.engine.toy import ToyTask, toy_run
 
 
 def run(config, folder: Path) -> str:
     """What was said."""
-    folder.mkdir()
     said = io.StringIO()
-    run_session(config, config.open(), folder, console=Console(said, is_terminal=False))
+    session(config, folder, said=said)
     return said.getvalue()
 
 

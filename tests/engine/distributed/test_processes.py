@@ -12,9 +12,9 @@ from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.distributed.processes import ALONE, Processes
-from sightline.engine.session import _agreed, build_training, run_session, settle
+from sightline.engine.session import _agreed, build_training, settle
 from sightline.engine.stop import StopRequest
-from tests.engine.test_session import final_state, quiet
+from tests.engine.sessions import final_state, session
 from tests.engine.toy import toy_run
 from tests.faults.tiny import changes_with
 from tests.together import together
@@ -52,9 +52,7 @@ def detector(processes, folder, changes):
 
 def live(processes, config, problem, folder, resume):
     seen = Seen()
-    if processes.is_first:
-        folder.mkdir(exist_ok=True)
-    result = run_session(config, problem, folder, resume=resume, console=quiet(), callbacks=[seen], processes=processes)
+    result = session(config, folder, problem=problem, resume=resume, callbacks=[seen], processes=processes)
     return result.outcome, result.step, result.metrics, seen.sample_ids
 
 
@@ -159,10 +157,8 @@ def stopped_in_evaluation(processes, folder, changes):
     config = toy_run(**{**TOY, **changes})
     problem, stop = config.open(share=processes.share), StopRequest()
     problem.task.double()
-    folder.mkdir(exist_ok=True)
-    result = run_session(
-        config, problem, folder, console=quiet(), callbacks=[StopInEvaluation(stop)], processes=processes, stop=stop
-    )
+    callbacks = [StopInEvaluation(stop)]
+    result = session(config, folder, problem=problem, callbacks=callbacks, processes=processes, stop=stop)
     return result.outcome, result.step
 
 
@@ -191,11 +187,9 @@ class Failing(Callback):
 
 
 def failed(processes, folder):
-    config, callback = toy_run(**TOY), Failing()
-    problem = config.open(share=processes.share)
-    folder.mkdir(exist_ok=True)
+    callback = Failing()
     with pytest.raises(CallbackError):
-        run_session(config, problem, folder, console=quiet(), callbacks=[callback], processes=processes)
+        session(toy_run(**TOY), folder, callbacks=[callback], processes=processes)
     return callback.outcome
 
 

@@ -12,7 +12,6 @@ from sightline.engine.callback import Callback
 from sightline.engine.checkpoint.reader import find_checkpoints, load_tensors, read_checkpoint
 from sightline.engine.checkpoint.save_schedule import REQUEST_SECONDS
 from sightline.engine.distributed.sharding import is_sharded, own_parts
-from sightline.engine.session import run_session
 from tests.engine.distributed.test_processes import (
     TOY,
     assert_same_losses,
@@ -22,7 +21,7 @@ from tests.engine.distributed.test_processes import (
     samples_by_step,
     toy,
 )
-from tests.engine.test_session import quiet
+from tests.engine.sessions import session
 from tests.engine.toy import toy_run
 from tests.together import together
 
@@ -93,12 +92,9 @@ class Held(Callback):
 
 
 def held(processes, folder):
-    if processes.is_first:
-        folder.mkdir(exist_ok=True)
-    config = toy_run(**{**TOY, **FSDP, "checkpoint": {"every_epochs": 0}})
     callback = Held(folder)
-    run_session(
-        config, config.open(share=processes.share), folder, console=quiet(), callbacks=[callback], processes=processes
+    session(
+        toy_run(**{**TOY, **FSDP, "checkpoint": {"every_epochs": 0}}), folder, processes=processes, callbacks=[callback]
     )
     return callback.held
 
@@ -139,10 +135,8 @@ def begin(processes, folder, changes, number):
     problem = config.open(share=processes.share)
     if number:
         problem.task.temperature = nn.Parameter(torch.ones(()))
-    if processes.is_first:
-        folder.mkdir(exist_ok=True)
     try:
-        run_session(config, problem, folder, console=quiet(), processes=processes)
+        session(config, folder, problem=problem, processes=processes)
     except ConfigError as error:
         return str(error)
     return ""

@@ -1,6 +1,6 @@
 """A run that fails tells why in its folder: step, samples, stacks, configuration, and no secrets."""
 
-import io
+import faulthandler
 import json
 import os
 import signal
@@ -10,28 +10,22 @@ import pytest
 from sightline.config.errors import UserError
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
-from sightline.engine.console import Console
-from sightline.engine.distributed.processes import WHOLE, LostProcessError
+from sightline.engine.distributed.processes import WHOLE, LostProcessError, Share
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.run_folder.crash_report import collect, crash_reported, is_lost, stacks_on_request
 from sightline.engine.run_folder.run_record import start_session
-from sightline.engine.session import run_session
+from tests.engine import sessions
 from tests.engine.toy import ToyTask, toy_run
 from tests.together import together
 
 
-def session(config, folder, *, processes=None, callbacks=(), problem=None):
+def session(config, folder, **options):
     """A session of the toy in a folder in which a run was begun, as the command line does it."""
-    others = {} if processes is None else {"processes": processes}
-    problem = problem or config.open(**({} if processes is None else {"share": processes.share}))
-    if processes is None or processes.is_first:
-        folder.mkdir(exist_ok=True)
 
     def note(training):
         start_session(folder, command=["sightline", "train", "toy", "--token", "abc"])
 
-    console = Console(io.StringIO(), is_terminal=False)
-    return run_session(config, problem, folder, console=console, on_start=note, callbacks=callbacks, **others)
+    return sessions.session(config, folder, on_start=note, **options)
 
 
 class Broken(ToyTask):
@@ -209,9 +203,15 @@ def test_the_process_that_did_not_fail_says_in_one_line_which_one_did_and_why(tm
 
 def test_what_several_processes_wrote_is_put_together_whatever_else_lies_there(tmp_path):
     assert collect(tmp_path) is None
-    (tmp_path / "crash_0.json").write_text("half of")
+    (tmp_path / "crash_1.json").write_text("half of")
     (tmp_path / "crash_x.json").write_text("{}")
     assert collect(tmp_path) is None
+    start_session(tmp_path, command=["x"])
+    for rank in (2, 0):
+        with pytest.raises(ZeroDivisionError), crash_reported(toy_run(), tmp_path, Share(rank, 3)):
+            1 / 0  # noqa: B018 - an error like any other
+    assert [part["rank"] for part in report_of(tmp_path)["ranks"]] == [0, 2]
+    assert collect(tmp_path) == tmp_path / "crash.txt"
 
 
 def test_errors_of_an_exchange_are_known_from_others():
@@ -221,7 +221,7 @@ def test_errors_of_an_exchange_are_known_from_others():
     assert not is_lost(ConnectionResetError("Connection reset by peer"))
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGQUIT"), reason="needs SIGQUIT")
+@pytest.mark.skipif(not hasattr(faulthandler, "register"), reason="nothing notes stacks on Windows")
 def test_sigterm_notes_where_the_main_thread_is_even_of_a_process_that_never_comes_to_act_on_it(tmp_path):
     heard = []
 

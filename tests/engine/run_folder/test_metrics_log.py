@@ -2,7 +2,6 @@ import json
 import math
 import os
 import signal
-import time
 
 import pytest
 from hypothesis import given
@@ -172,12 +171,13 @@ def test_a_kill_loses_no_row_that_was_appended(tmp_path):
 
     pid = forked(append_for_ever)
     os.close(write_end)
-    said = os.read(read_end, 8)  # at work now
-    time.sleep(0.05)
+    said = b""
+    while len(said) < 8 * 100:
+        said += os.read(read_end, 8) or pytest.fail("the child ended by itself")
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     said += b"".join(iter(lambda: os.read(read_end, 1 << 16), b""))
     os.close(read_end)
     rows = list(read_rows(path))
-    assert len(rows) >= len(said) // 8 > 0
+    assert len(rows) >= len(said) // 8 >= 100
     assert rows == [MetricRow(step, 0, "train", {"loss": 0.5}) for step in range(len(rows))]

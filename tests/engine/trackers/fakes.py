@@ -1,7 +1,8 @@
 """Packages that stand in for MLflow and Weights & Biases: a tracker's process imports them in place of the real ones.
 
 They write what they are told as lines of JSON into the file that FAKE_LOG names, and misbehave as FAKE_MOOD says:
-``hang``, ``raise`` or ``die`` at the moment ``open``, ``write`` or ``close``, e.g. ``hang write``.
+``hang``, ``raise`` or ``die`` at the moment ``open``, ``write`` or ``close``, e.g. ``hang write``. One that hangs tells
+so first, at a moment called ``hang``.
 """
 
 import json
@@ -16,12 +17,16 @@ def note(moment, **what):
     mood, _, when = os.environ.get("FAKE_MOOD", "").partition(" ")
     if when == moment:
         if mood == "hang":
+            keep("hang", of=moment)
             time.sleep(3600)
         if mood == "die":
             os._exit(7)
         if mood == "raise":
             names = ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_URI")
             raise ConnectionError("refused: " + " ".join(os.environ.get(name, "") for name in names))
+    keep(moment, **what)
+
+def keep(moment, **what):
     with open(os.environ["FAKE_LOG"], "a") as file:
         file.write(json.dumps({"moment": moment, **what}) + chr(10))
 """

@@ -18,6 +18,9 @@ SETTINGS = {"id": "abc", "name": "1", "recipe": "toy", "params": {"lr": 0.1}}
 WANDB = {**SETTINGS, "folder": "runs", "mode": None, "project": None}
 MLFLOW = {**SETTINGS, "folder": ".", "experiment": None}
 
+PATIENCE_S = 60.0
+"""For what takes a second on a machine with nothing else to do."""
+
 
 def row(step: int) -> TrackedRow:
     return TrackedRow("train", step, 0, {"loss": float("nan") if step == 2 else 0.5}, {}, 1700000000.0)
@@ -37,6 +40,13 @@ def wandb():
 
 def children():
     return psutil.Process().children(recursive=True)
+
+
+def wait_until(happened):
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_rows_and_the_end_arrive_and_the_process_ends(fakes, wandb):
@@ -128,15 +138,13 @@ def test_one_that_hangs_is_ended_from_another_thread(fakes, wandb, moment):
     gone = threading.Event()
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join(0.7)
+    wait_until(lambda: fakes.told("hang"))
+    assert fakes.told("hang") == [{"moment": "hang", "of": moment}]
     assert thread.is_alive()
     wandb.abandon()
-    thread.join(5)
-    assert gone.is_set()
-    deadline = time.monotonic() + 5
-    while children() != before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert children() == before
+    assert gone.wait(PATIENCE_S)
+    thread.join()
+    wait_until(lambda: children() == before)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills as POSIX does")
@@ -152,13 +160,9 @@ def test_when_its_run_is_killed_the_tracker_finishes_and_ends(fakes, tmp_path):
     run.send_signal(signal.SIGKILL)
     run.wait()
     run.stdout.close()
-    deadline = time.monotonic() + 10
-    while not fakes.told("close") and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: fakes.told("close"))
     assert [one["exit_code"] for one in fakes.told("close")] == [1]
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_what_lies_in_the_folder_where_a_run_starts_is_not_imported(fakes, wandb, tmp_path, monkeypatch):
@@ -166,3 +170,4 @@ def test_what_lies_in_the_folder_where_a_run_starts_is_not_imported(fakes, wandb
     monkeypatch.chdir(tmp_path)
     wandb.open()
     wandb.close("done")
+    assert fakes.told("close") == [{"moment": "close", "exit_code": 0}]

@@ -10,12 +10,11 @@ import pytest
 
 from sightline.config.errors import ConfigError
 from sightline.engine import session
-from sightline.engine.callback import Callback
-from sightline.engine.console import Console
-from sightline.engine.session import run_session
+from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.trackers import following
 from sightline.engine.trackers.background import BackgroundTracker
 from sightline.engine.trackers.following import Trackers, check_trackers, params_of
+from tests.engine import sessions
 from tests.engine.toy import toy_run
 from tests.engine.trackers.fakes import Fakes
 from tests.engine.trackers.test_background import Hanging, Kept, Raising
@@ -27,12 +26,10 @@ def with_trackers(*names: str, **changes):
     return toy_run(log={**LOG, "trackers": names}, **changes)
 
 
-def run(config, folder, *, resume=False, callbacks=()) -> str:
+def run(config, folder, **options) -> str:
     """Returns what was said."""
-    folder.mkdir(exist_ok=True)
     said = io.StringIO()
-    console = Console(said, is_terminal=False)
-    run_session(config, config.open(), folder, resume=resume, console=console, callbacks=callbacks)
+    sessions.session(config, folder, said=said, **options)
     return said.getvalue()
 
 
@@ -40,15 +37,6 @@ def use(monkeypatch, *trackers, patience_s: float = 0.3) -> None:
     """Let runs have these trackers."""
     made = Trackers([BackgroundTracker(f"fake{n}", one) for n, one in enumerate(trackers)], patience_s=patience_s)
     monkeypatch.setattr(session, "open_trackers", lambda *_, **__: made)
-
-
-class StopAfter(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, training, report):
-        if report.step == self.step:
-            raise RuntimeError("killed")
 
 
 def test_a_run_with_bad_trackers_has_the_bits_of_a_run_without_and_says_what_is_missing(tmp_path, monkeypatch):
@@ -83,8 +71,8 @@ def test_steps_do_not_wait_for_a_tracker_and_the_end_waits_in_bounds(tmp_path, m
 def test_a_failed_run_tells_its_trackers(tmp_path, monkeypatch):
     kept = Kept()
     use(monkeypatch, kept)
-    with pytest.raises(RuntimeError, match="killed"):
-        run(with_trackers(), tmp_path / "a", callbacks=[StopAfter(3)])
+    with pytest.raises(CallbackError, match="crash"):
+        run(with_trackers(), tmp_path / "a", callbacks=[sessions.StopAt(3)])
     assert kept.outcome == "failed"
     assert kept.steps == [1, 2, 3]
 
@@ -103,8 +91,8 @@ def test_the_thread_that_steps_is_never_that_of_a_tracker(tmp_path, monkeypatch)
 
 def test_the_table_of_a_run_that_was_broken_and_resumed_is_that_of_an_unbroken_one(tmp_path):
     run(with_trackers("csv"), tmp_path / "unbroken")
-    with pytest.raises(RuntimeError, match="killed"):
-        run(with_trackers("csv"), tmp_path / "broken", callbacks=[StopAfter(11)])
+    with pytest.raises(CallbackError, match="crash"):
+        run(with_trackers("csv"), tmp_path / "broken", callbacks=[sessions.StopAt(11)])
     run(with_trackers("csv"), tmp_path / "broken", resume=True)
     wanted = (tmp_path / "unbroken/metrics.csv").read_bytes()
     assert (tmp_path / "broken/metrics.csv").read_bytes() == wanted
@@ -122,16 +110,16 @@ def test_the_table_of_a_run_that_was_broken_and_resumed_is_that_of_an_unbroken_o
 def test_tensorboard_shows_every_step_once_after_a_resume(tmp_path):
     from tests.faults.tiny import shown_steps
 
-    with pytest.raises(RuntimeError, match="killed"):
-        run(with_trackers("tensorboard"), tmp_path / "a", callbacks=[StopAfter(11)])
+    with pytest.raises(CallbackError, match="crash"):
+        run(with_trackers("tensorboard"), tmp_path / "a", callbacks=[sessions.StopAt(11)])
     run(with_trackers("tensorboard"), tmp_path / "a", resume=True)
     assert shown_steps(tmp_path / "a") == list(range(1, 25))
 
 
 def test_a_resumed_run_is_the_same_run_for_its_trackers(tmp_path, monkeypatch):
     fakes = Fakes(tmp_path, monkeypatch)
-    with pytest.raises(RuntimeError, match="killed"):
-        run(with_trackers("wandb"), tmp_path / "a", callbacks=[StopAfter(11)])
+    with pytest.raises(CallbackError, match="crash"):
+        run(with_trackers("wandb"), tmp_path / "a", callbacks=[sessions.StopAt(11)])
     run(with_trackers("wandb"), tmp_path / "a", resume=True)
     first, second = (one["options"] for one in fakes.told("open"))
     assert first["id"] == second["id"] == json.loads((tmp_path / "a/trackers.json").read_text())["id"]
