@@ -76,7 +76,8 @@ class Problem:
     headline: Sequence[str] = ()
     """Figures of the evaluation that a person wants to see first, in order; all of them when empty."""
     figures: Sequence[str] = ()
-    """All figures that the metric gives, so that a name of none is refused before the run; unknown when empty."""
+    """All figures that the metric gives, so that a wrong name is refused before the run; when empty, the first batch of
+    the validation data tells them."""
 
 
 class RunConfig(Config):

@@ -30,11 +30,12 @@ from sightline.engine.checkpoint.saving import Saver, follow, lead, live_tensors
 from sightline.engine.checkpoint.start_weights import start_from_weights
 from sightline.engine.checkpoint.writer import CheckpointWriter
 from sightline.engine.console import Console
+from sightline.engine.deciding_figures import refuse_unknown_figures, refuse_what_a_batch_does_not_give
 from sightline.engine.distributed.launch import Launch, find_launch
 from sightline.engine.distributed.processes import ALONE, JoinedProcesses, LostProcessError, Processes
 from sightline.engine.distributed.sync_batch_norm import has_batch_norm, synchronise_batch_norm
 from sightline.engine.ema import Ema
-from sightline.engine.evaluation import EvaluateConfig, Evaluator, refuse_unknown_figures
+from sightline.engine.evaluation import EvaluateConfig, Evaluator
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.freeze import freeze
 from sightline.engine.going_on import class_name, how_to_resume
@@ -302,8 +303,7 @@ def run_session(
     console = console if console is not None else Console()
     console.speak_of(unit=problem.unit, headline=problem.headline)
     assert problem.train_loader is not None, "a problem opened for training has a training loader"
-    if problem.figures:
-        refuse_unknown_figures(config.deciding(), problem.figures)
+    refuse_unknown_figures(config.deciding(), problem.figures)
     loader = limited(problem.train_loader, config.limit_batches)
     eval_loader = None if problem.eval_loader is None else limited(problem.eval_loader, config.limit_batches)
     takes_signals, stop = stop is None, stop if stop is not None else StopRequest()
@@ -328,6 +328,7 @@ def run_session(
     if not processes.is_first:
         with stop.listening() if takes_signals else stop.patiently(), crash_reported(config, run_dir, processes.share):
             training = build_training(config, problem, processes, device)
+            refuse_what_a_batch_does_not_give(config, problem, training, eval_loader)
             training.at_once.note_dir = run_dir
             follow(training, processes)
             first_epoch = training.epoch
@@ -341,6 +342,7 @@ def run_session(
         stop.limit(config.max_time, rounds=min(processes.share.count, 2))
         checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
         training, started = build_training(config, problem, processes, device), None
+        refuse_what_a_batch_does_not_give(config, problem, training, eval_loader)
         training.run_dir = training.at_once.note_dir = run_dir
         if checkpoint is not None:
             load_training(training, checkpoint)

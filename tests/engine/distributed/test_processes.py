@@ -1,6 +1,7 @@
 """A run of several processes is the run of one: the same samples, losses, weights and figures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,29 @@ def test_a_share_without_samples_needs_common_batch_norm():
     with pytest.raises(ConfigError, match="1 samples for 2 processes"):
         build_training(config, config.open(), Two())
     build_training(config, config.open(), ALONE)
+
+
+def refusal(processes, folder, changes, figures):
+    """What a process says of a figure that nobody gives."""
+    config = toy_run(**{**TOY, "samples": 20, **changes})
+    problem = replace(config.open(share=processes.share), figures=figures)
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(ConfigError) as caught:
+        run_session(config, problem, folder, console=quiet(), processes=processes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, figures, words",
+    [
+        ({"evaluate": {"loss": True, "best": {"metric": "loss/entrpy"}}}, ("accuracy",), "'loss/entropy'"),
+        ({"evaluate": {"best": {"metric": "accurcy"}}}, (), "'accuracy'"),
+    ],
+)
+def test_all_processes_refuse_a_figure_that_a_batch_does_not_give(tmp_path, changes, figures, words):
+    said = together(2, refusal, tmp_path / "run", changes, figures)
+    assert said[0] == said[1] and f"Did you mean {words}?" in said[0]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 def talk(processes):
