@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ from sightline.engine.precision import Precision, fastest_precision, to_channels
 from sightline.engine.rollback import LastGood
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.run_folder.crash_report import crash_reported, forget_crash, is_lost, stacks_on_request
+from sightline.engine.run_folder.fatal_stacks import fatal_stacks, how_it_died, stacks_if_it_dies
 from sightline.engine.run_folder.folder import is_run
 from sightline.engine.run_folder.lock import RunLock
 from sightline.engine.run_folder.metrics_log import (
@@ -66,6 +68,7 @@ from sightline.engine.stopwatch import OFF, RunningStopwatch
 from sightline.engine.task import Loader
 from sightline.engine.trackers.following import open_trackers
 
+_log = logging.getLogger(__name__)
 C = TypeVar("C", bound=RunConfig)
 Outcome = Literal["done", "stopped"]
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -336,6 +339,7 @@ def run_session(
             own += [early_stop] if early_stop is not None else []
             return _follow(training, config.evaluate, loader, eval_loader, own, stop, should_stop, run_dir)
     with stop.listening() if takes_signals else stop.patiently(), RunLock(run_dir), ExitStack() as stack:
+        _tell_how_the_last_one_died(run_dir, console)
         forget_crash(run_dir)
         stack.enter_context(crash_reported(config, run_dir, processes.share))
         stop.watch_file(run_dir)
@@ -440,6 +444,7 @@ def run_session(
             result.metrics, saver.saved_step = dict(checkpoint.manifest.metrics), checkpoint.step
 
         stack.enter_context(stacks_on_request(run_dir, 0))
+        stack.enter_context(stacks_if_it_dies(run_dir, 0))
         outcome = "failed"
         heartbeat.beat("starting", step=training.step, epoch=training.epoch)
         try:
@@ -479,6 +484,16 @@ def run_session(
         return SessionResult("done" if outcome == "done" else "stopped", training.step, training.epoch, result.metrics)
 
 
+def _tell_how_the_last_one_died(run_dir: Path, console: Console) -> None:
+    """Say what a fatal signal did to the session before, and keep its stacks in log.txt: its own report goes."""
+    died = how_it_died(run_dir)
+    if not died:
+        return
+    console.say(f"the session before was ended by a fatal signal: {died}; its stacks are in log.txt")
+    for rank, stacks in fatal_stacks(run_dir).items():
+        _log.info("stacks of process %d at its end:\n%s", rank, stacks, extra={"only_in_file": True})
+
+
 def _after_cut_evaluation(evaluator: Evaluator | None, should_stop: Callable[[], bool]) -> Callable[[], bool]:
     """Stop at once where an evaluation was cut short, though several processes agree on a stop a step later."""
     return lambda: (evaluator is not None and evaluator.cut_short is not None) or should_stop()
@@ -505,7 +520,7 @@ def _follow(
     crew.load_states(processes.tell(None) or {})
     outcome = "failed"
     try:
-        with stacks_on_request(run_dir, processes.share.rank):
+        with stacks_on_request(run_dir, processes.share.rank), stacks_if_it_dies(run_dir, processes.share.rank):
             crew.on_run_start(training)
             if evaluator is None or evaluator.cut_short is None:
                 is_over = any(callback.is_over for callback in callbacks if isinstance(callback, EarlyStop))
