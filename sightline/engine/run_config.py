@@ -121,6 +121,9 @@ class RunConfig(Config):
     """Processes to start on this machine, one a device. Under torchrun, srun or mpirun their number counts instead."""
     sync_batch_norm: bool = True
     """With several processes: batch norm over the whole batch, so that the number of processes changes nothing."""
+    find_unused_parameters: bool = False
+    """With several processes: let a step leave out parameters that are trained, as branches of a model do that are not
+    always taken. Every step then looks for them, which takes time; false refuses such a step and names them."""
     workers: NonNegativeInt = 2
     """Threads or processes that prepare batches; 0 prepares them in the training thread."""
     weights: PathText | None = None

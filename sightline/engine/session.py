@@ -211,6 +211,7 @@ def build_training(
             "it is. Leave it out."
         )
     if processes.share.count > 1:
+        processes.find_unused_parameters = config.find_unused_parameters
         if config.sync_batch_norm:
             synchronise_batch_norm(task, device)
         elif min(lengths) < processes.share.count and has_batch_norm(task):
