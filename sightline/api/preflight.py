@@ -335,6 +335,7 @@ class _Preflight:
         self, config: RunConfig, review: DataReview, loader: Loader, training: Training, trials: Sequence[Trial]
     ) -> Trial:
         """Batches of the evaluation, smaller ones where there is no time for its own."""
+        from sightline.engine.deciding_figures import refuse_unknown_losses
         from sightline.engine.trial import try_prediction
 
         assert review.open is not None
@@ -347,6 +348,7 @@ class _Preflight:
             assert small is not None
             loader, batches = small, 1
         self.tell("trying a prediction")
+        self.attempt("best", lambda: refuse_unknown_losses(config.deciding(), training, loader))
         trial = try_prediction(training, loader, batches=batches)
         self.find("shapes", "ok", f"an evaluation batch: {', '.join(trial.shapes)}")
         text = f"{trial.samples} predicted in {trial.seconds:.3g} s, and judged: {', '.join(list(trial.values)[:6])}"
@@ -356,7 +358,7 @@ class _Preflight:
 
     def best(self, config: RunConfig, trial: Trial) -> None:
         """Whether the figures exist that decide the best checkpoint, what is kept, and an early end."""
-        from sightline.engine.evaluation import refuse_unknown_figures
+        from sightline.engine.deciding_figures import refuse_unknown_figures
 
         refuse_unknown_figures(config.deciding(), trial.values)
 

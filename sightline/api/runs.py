@@ -109,6 +109,7 @@ def status(run: PathLike) -> str | Table:
     """
     from sightline.engine.console import duration
     from sightline.engine.going_on import how_to_resume
+    from sightline.engine.run_folder.fatal_stacks import FATAL, fatal_stacks, how_it_died
     from sightline.engine.run_folder.folder import existing_run, is_run
     from sightline.engine.run_folder.status import read_status
 
@@ -121,12 +122,16 @@ def status(run: PathLike) -> str | Table:
     now = read_status(run_dir)
     if now is None:
         raise RunError(f"{printable(run_dir)}: holds no status.json yet; ask again in a moment.")
-    lines = [f"{printable(run_dir)}: {now.word()}" + (f" ({printable(now.message)})" if now.message else "")]
+    died = how_it_died(run_dir) if now.word() == "dead" else ""
+    message = f"a fatal signal: {died}" if died else now.message
+    lines = [f"{printable(run_dir)}: {now.word()}" + (f" ({printable(message)})" if message else "")]
     lines.append(f"step {now.step}/{now.total_steps or '?'}, epoch {now.epoch}/{now.total_epochs or '?'}")
     if now.losses:
         lines.append("  ".join(f"{name} {value:.4f}" for name, value in now.losses.items()))
     if now.is_alive() and now.samples_per_s and now.eta_s is not None:
         lines.append(f"{now.samples_per_s:.1f} {now.unit}/s, ETA {duration(now.time_left())}")
+    if died:
+        lines.append(f"stacks: {', '.join(printable(run_dir / f'{FATAL}{rank}') for rank in fatal_stacks(run_dir))}")
     if now.word() in ("dead", "interrupted"):
         lines.append(f"Continue with: {how_to_resume(run_dir, _class_of(run_dir))}")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -14,8 +14,6 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from torch import Tensor, nn
 
 from sightline.config.base import Config
-from sightline.config.errors import ConfigError, did_you_mean
-from sightline.config.printable import printable
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.checkpoint.retention import BestBy
 from sightline.engine.distributed.processes import ALONE, Processes
@@ -75,25 +73,6 @@ def refuse_unmeasured_loss(key: str, by: BestBy, *, measured: bool) -> None:
     """
     if is_loss(by.metric or "") and not measured:
         raise ValueError(f"{key}={by.metric}: the losses of the validation data need evaluate.loss=true")
-
-
-def refuse_unknown_figures(deciding: Mapping[str, BestBy], figures: Iterable[str]) -> None:
-    """Check that every figure that decides something is one that the evaluation gives. Losses are left to it.
-
-    Args:
-        deciding: By key, what says which figure: ``RunConfig.deciding``.
-        figures: Names of what the metric gives.
-
-    Raises:
-        ConfigError: Names the key, the figure and those that there are.
-    """
-    names = list(figures)
-    for key, by in deciding.items():
-        if by.metric is not None and not is_loss(by.metric) and by.metric not in names:
-            raise ConfigError(
-                f"{key}.metric={printable(by.metric)}: the evaluation has no such figure."
-                f"{did_you_mean(by.metric, names)} There are: {', '.join(names)}."
-            )
 
 
 def is_loss(figure: str) -> bool:

@@ -73,7 +73,8 @@ class Problem:
     headline: Sequence[str] = ()
     """Figures of the evaluation that a person wants to see first, in order; all of them when empty."""
     figures: Sequence[str] = ()
-    """All figures that the metric gives, so that a name of none is refused before the run; unknown when empty."""
+    """All figures that the metric gives, so that a wrong name is refused before the run; when empty, the first batch of
+    the validation data tells them."""
 
 
 class RunConfig(Config):
@@ -121,6 +122,9 @@ class RunConfig(Config):
     fsdp: FsdpConfig = FsdpConfig()
     sync_batch_norm: bool = True
     """With several processes: batch norm over the whole batch, so that the number of processes changes nothing."""
+    find_unused_parameters: bool = False
+    """With several processes: let a step leave out parameters that are trained, as branches of a model do that are not
+    always taken. Every step then looks for them, which takes time; false refuses such a step and names them."""
     workers: NonNegativeInt = 2
     """Threads or processes that prepare batches; 0 prepares them in the training thread."""
     weights: PathText | None = None
@@ -239,7 +243,9 @@ class RunConfig(Config):
             idle["auto_batch"] = f"the batch has its size (batch_size={self.batch_size})"
         if self.stop_at_epoch is not None and self.epochs is not None and self.stop_at_epoch >= self.epochs:
             idle["stop_at_epoch"] = f"the run ends with epoch {self.epochs}"
-        if self.strategy != "fsdp":
+        if self.strategy == "fsdp":
+            idle["find_unused_parameters"] = "a step in shards may always leave parameters out (strategy=fsdp)"
+        else:
             idle["fsdp"] = f"nothing is in shards (strategy={self.strategy})"
         if self.on_nonfinite != "rollback":
             idle["rollback"] = f"nothing is rolled back (on_nonfinite={self.on_nonfinite})"

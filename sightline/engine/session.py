@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,12 +31,13 @@ from sightline.engine.checkpoint.saving import Saver, follow, lead, live_tensors
 from sightline.engine.checkpoint.start_weights import start_from_weights
 from sightline.engine.checkpoint.writer import CheckpointWriter
 from sightline.engine.console import Console
+from sightline.engine.deciding_figures import refuse_unknown_figures, refuse_what_a_batch_does_not_give
 from sightline.engine.distributed.launch import Launch, find_launch
 from sightline.engine.distributed.processes import ALONE, JoinedProcesses, LostProcessError, Processes
 from sightline.engine.distributed.sharding import Sharding
 from sightline.engine.distributed.sync_batch_norm import has_batch_norm, synchronise_batch_norm
 from sightline.engine.ema import Ema
-from sightline.engine.evaluation import Evaluator, refuse_unknown_figures
+from sightline.engine.evaluation import Evaluator
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.freeze import freeze
 from sightline.engine.going_on import class_name, how_to_resume
@@ -48,6 +50,7 @@ from sightline.engine.precision import Precision, fastest_precision, to_channels
 from sightline.engine.rollback import LastGood
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.run_folder.crash_report import crash_reported, forget_crash, is_lost, stacks_on_request
+from sightline.engine.run_folder.fatal_stacks import fatal_stacks, how_it_died, stacks_if_it_dies
 from sightline.engine.run_folder.folder import is_run
 from sightline.engine.run_folder.lock import RunLock
 from sightline.engine.run_folder.metrics_log import (
@@ -67,6 +70,7 @@ from sightline.engine.task import Loader, Task
 from sightline.engine.tensor_names import matching_layers
 from sightline.engine.trackers.following import open_trackers
 
+_log = logging.getLogger(__name__)
 C = TypeVar("C", bound=RunConfig)
 Outcome = Literal["done", "stopped"]
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -209,6 +213,7 @@ def build_training(
             "it is. Leave it out."
         )
     if processes.share.count > 1:
+        processes.find_unused_parameters = config.find_unused_parameters
         if config.sync_batch_norm:
             synchronise_batch_norm(task, device)
         elif min(lengths) < processes.share.count and has_batch_norm(task):
@@ -315,8 +320,7 @@ def run_session(
     console = console if console is not None else Console()
     console.speak_of(unit=problem.unit, headline=problem.headline)
     assert problem.train_loader is not None, "a problem opened for training has a training loader"
-    if problem.figures:
-        refuse_unknown_figures(config.deciding(), problem.figures)
+    refuse_unknown_figures(config.deciding(), problem.figures)
     loader = limited(problem.train_loader, config.limit_batches)
     eval_loader = None if problem.eval_loader is None else limited(problem.eval_loader, config.limit_batches)
     takes_signals, stop = stop is None, stop if stop is not None else StopRequest()
@@ -341,6 +345,7 @@ def run_session(
     if not processes.is_first:
         with stop.listening() if takes_signals else stop.patiently(), crash_reported(config, run_dir, processes.share):
             training = build_training(config, problem, processes, device)
+            refuse_what_a_batch_does_not_give(config, problem, training, eval_loader)
             training.at_once.note_dir = run_dir
             follow(training, processes)
             first_epoch = training.epoch
@@ -348,12 +353,14 @@ def run_session(
             own += [early_stop] if early_stop is not None else []
             return _follow(training, config, loader, eval_loader, own, stop, should_stop, gave_up, run_dir)
     with stop.listening() if takes_signals else stop.patiently(), RunLock(run_dir), ExitStack() as stack:
+        _tell_how_the_last_one_died(run_dir, console)
         forget_crash(run_dir)
         stack.enter_context(crash_reported(config, run_dir, processes.share))
         stop.watch_file(run_dir)
         stop.limit(config.max_time, rounds=min(processes.share.count, 2))
         checkpoint = newest_whole(run_dir, console.say) if resume and find_checkpoints(run_dir) else None
         training, started = build_training(config, problem, processes, device), None
+        refuse_what_a_batch_does_not_give(config, problem, training, eval_loader)
         training.run_dir = training.at_once.note_dir = run_dir
         if checkpoint is not None:
             load_training(training, checkpoint)
@@ -452,6 +459,7 @@ def run_session(
             result.metrics, saver.saved_step = dict(checkpoint.manifest.metrics), checkpoint.step
 
         stack.enter_context(stacks_on_request(run_dir, 0))
+        stack.enter_context(stacks_if_it_dies(run_dir, 0))
         heartbeat.beat("starting", step=training.step, epoch=training.epoch)
         try:
             outcome = _take_steps(training, loader, crew, evaluator, stop, should_stop, gave_up, stopwatch)
@@ -507,6 +515,16 @@ def _take_steps(
     return "done" if (ended == "done" or gave_up()) and not is_cut_short() else "stopped"
 
 
+def _tell_how_the_last_one_died(run_dir: Path, console: Console) -> None:
+    """Say what a fatal signal did to the session before, and keep its stacks in log.txt: its own report goes."""
+    died = how_it_died(run_dir)
+    if not died:
+        return
+    console.say(f"the session before was ended by a fatal signal: {died}; its stacks are in log.txt")
+    for rank, stacks in fatal_stacks(run_dir).items():
+        _log.info("stacks of process %d at its end:\n%s", rank, stacks, extra={"only_in_file": True})
+
+
 def _follow(
     training: Training,
     config: RunConfig,
@@ -542,7 +560,7 @@ def _follow(
     if saver is not None and states is not None:
         saver.saved_step = training.step
     try:
-        with stacks_on_request(run_dir, processes.share.rank):
+        with stacks_on_request(run_dir, processes.share.rank), stacks_if_it_dies(run_dir, processes.share.rank):
             outcome = _take_steps(training, loader, crew, evaluator, stop, should_stop, gave_up, OFF)
             if saver is not None:
                 saver.save(training, reason=outcome)

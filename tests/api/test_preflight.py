@@ -103,6 +103,15 @@ def test_a_figure_that_the_evaluation_does_not_have_is_found_before_the_run():
     ]
 
 
+def test_a_loss_that_the_task_does_not_give_is_found_before_the_run():
+    report = api.preflight(toy_run(evaluate={"loss": True, "best": {"metric": "loss/entrpy"}}))
+    assert of(report, "best", "problem") == [
+        "evaluate.best.metric=loss/entrpy: the evaluation has no such figure. Did you mean 'loss/entropy'? There are: "
+        "loss, loss/entropy, loss/size. -> "
+    ]
+    assert api.preflight(toy_run(evaluate={"loss": True, "best": {"metric": "loss/entropy"}})).can_start
+
+
 def test_weights_that_are_not_there_are_a_problem(tmp_path):
     assert problems(api.preflight(toy_run(weights=tmp_path / "gone"))) == {"weights"}
 

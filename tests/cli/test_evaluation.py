@@ -161,6 +161,16 @@ def test_policies_that_cannot_be_followed_are_refused_before_anything_is_made(wo
     assert not (tmp_path / "run").exists()
 
 
+def test_a_loss_that_the_model_does_not_have_is_refused_before_the_first_batch(workplace, tmp_path):
+    keys = ["evaluate.loss=true", "evaluate.best.metric=loss/boxes", "--out", tmp_path / "run"]
+    outcome = sightline("train", RECIPE, "--data", "city", *CHANGES, *keys, cwd=workplace)
+    assert outcome.code == 2
+    assert outcome.err.startswith(
+        "error: evaluate.best.metric=loss/boxes: the evaluation has no such figure. Did you mean 'loss/box'? There are:"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 # one checkpoint
 
 

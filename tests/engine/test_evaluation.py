@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
 from sightline.engine.checkpoint.reader import find_checkpoints, load_tensors, newest_whole, read_checkpoint
+from sightline.engine.deciding_figures import OF_ONE_BATCH
 from sightline.engine.evaluation import (
     EvaluateConfig,
     Evaluator,
@@ -23,7 +24,7 @@ from sightline.engine.evaluation import (
 from sightline.engine.precision import Precision
 from sightline.engine.run_config import Problem
 from tests.engine.sessions import final_state, session
-from tests.engine.toy import ToyLoader, ToyRun, ToyTask, toy_run
+from tests.engine.toy import ToyLoader, ToyMetric, ToyRun, ToyTask, toy_run
 from tests.together import together
 
 CPU = torch.device("cpu")
@@ -439,8 +440,70 @@ def test_a_figure_that_no_evaluation_has_is_refused_before_the_run(tmp_path, cha
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_where_nobody_tells_the_figures_the_first_evaluation_refuses(tmp_path, monkeypatch):
+@pytest.fixture
+def untold(monkeypatch):
+    """A task that does not say which figures its metric gives."""
     opened = ToyRun.open
     monkeypatch.setattr(ToyRun, "open", lambda self, **options: replace(opened(self, **options), figures=()))
+
+
+@pytest.mark.usefixtures("untold")
+def test_where_nobody_tells_the_figures_a_batch_does_before_the_run(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        session(toy_run(evaluate={"best": NO_FIGURE}), tmp_path / "run")
+    assert str(caught.value) == (
+        "evaluate.best.metric=accurcy: the evaluation has no such figure. Did you mean 'accuracy'? There are: "
+        f"accuracy.{OF_ONE_BATCH}"
+    )
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    session(toy_run(epochs=1, evaluate={"best": {"metric": "accuracy"}}), tmp_path / "run")
+
+
+@pytest.mark.usefixtures("untold")
+def test_where_a_batch_is_too_little_for_the_metric_the_first_evaluation_refuses(tmp_path, monkeypatch):
+    def compute(metric):
+        if metric.seen < 9:
+            raise ValueError("too few samples")
+        return {"accuracy": metric.right / metric.seen}
+
+    monkeypatch.setattr(ToyMetric, "compute", compute)
     with pytest.raises(ConfigError, match=r"no metric 'accurcy'.*accuracy"):
         session(toy_run(epochs=1, evaluate={"best": NO_FIGURE}), tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+NO_LOSS = {"metric": "loss/entrpy", "direction": "min"}
+
+
+@pytest.mark.parametrize(
+    "changes, key",
+    [
+        ({"evaluate": {"loss": True, "best": NO_LOSS}}, "evaluate.best"),
+        ({"evaluate": {"loss": True}, "early_stopping": {"by": NO_LOSS}}, "early_stopping.by"),
+    ],
+)
+def test_a_loss_that_the_task_never_gives_is_refused_before_the_run(tmp_path, changes, key):
+    with pytest.raises(ConfigError) as caught:
+        session(toy_run(**changes), tmp_path / "run")
+    assert str(caught.value) == (
+        f"{key}.metric=loss/entrpy: the evaluation has no such figure. Did you mean 'loss/entropy'? "
+        "There are: loss, loss/entropy, loss/size."
+    )
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_change_to_a_loss_that_there_is_not_leaves_a_run_as_it_was(tmp_path):
+    config = toy_run(evaluate={"loss": True})
+    session(config.but(stop_at_epoch=2), tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="loss/entropy"):
+        session(config.but(evaluate={"loss": True, "best": NO_LOSS}), tmp_path / "run", resume=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("needs_training_mode", [False, True])
+def test_the_batch_that_tells_the_losses_changes_no_bit_of_the_run(tmp_path, monkeypatch, needs_training_mode):
+    monkeypatch.setattr(ToyTask, "losses_need_training_mode", needs_training_mode)
+    for name, metric in (("asked", "loss/entropy"), ("not_asked", "loss")):
+        session(toy_run(evaluate={"loss": True, "best": {"metric": metric}}, checkpoint={}), tmp_path / name)
+    assert final_state(tmp_path / "asked") == final_state(tmp_path / "not_asked")

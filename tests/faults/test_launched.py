@@ -135,6 +135,18 @@ def test_a_killed_process_ends_the_other_within_a_minute_and_both_are_told_of(tm
     assert not list(run.glob(".stacks*"))
 
 
+def test_a_process_that_crashes_in_native_code_is_named_with_its_signal_and_the_report_has_its_stacks(tmp_path, launch):
+    run = tmp_path / "run"
+    begun = launch("train", *two_processes("epochs=500"), "--out", run)
+    begun.wait_until(lambda: is_past(run, 3))
+    begun.workers()[1].send_signal(signal.SIGSEGV)
+    assert begun.exit_code() == 1
+    assert begun.ends()
+    assert "lost process 1: it was ended by a fatal signal: Segmentation fault" in begun.log.read_text()
+    assert "Segmentation fault" in json.loads((run / "crash.json").read_text())["stacks_at_fatal_signal"]["1"]
+    assert not (run / ".fatal_0").exists()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes learn of their parent's end")
 def test_processes_whose_launcher_is_killed_save_and_end(tmp_path, launch):
     run = tmp_path / "run"

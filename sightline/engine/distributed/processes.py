@@ -14,16 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from sightline.engine.distributed.launch import Launch
+from sightline.engine.distributed.unused_parameters import all_take_part
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+    from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Processes:
     """
 
     share = WHOLE
+    find_unused_parameters = False
+    """Whether a step may leave parameters out; what ``join`` makes is told so."""
 
     @property
     def is_first(self) -> bool:
@@ -174,15 +178,19 @@ class JoinedProcesses(Processes):
         )
         # In channels-last, gradients of 1x1 convolutions have other strides than their weights, for the same memory.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+        may_be_unused = self.find_unused_parameters
+        return DistributedDataParallel(
+            module, device_ids=ids, gradient_as_bucket_view=True, find_unused_parameters=may_be_unused
+        )
 
     def gradients_meet(self, module: nn.Module, *, now: bool) -> AbstractContextManager[object]:
         """No exchange inside where it is not due."""
         in_shards: Callable[[bool], None] | None = getattr(module, "set_requires_gradient_sync", None)
         if in_shards is not None:
             in_shards(now)
-        if in_shards is not None or now:
             return nullcontext()
+        if now:
+            return all_take_part(cast("DistributedDataParallel", module))
         context: AbstractContextManager[object] = module.no_sync()  # type: ignore[operator]
         return context
 

@@ -4,8 +4,9 @@ Every process that fails writes ``crash_RANK.json`` before it leaves the others;
 together in ``crash.json``, and for people in ``crash.txt``. Step, samples and files are found in the variables of the
 functions that were running, so a run that does not fail pays nothing. Mistakes of the user and stops leave no report.
 
-A process that is stuck answers no question, but SIGTERM, which a launcher sends before it kills, makes it write where
-its main thread is; SIGQUIT makes it print that and go on.
+A process that a fatal signal ends leaves its stacks alone (``fatal_stacks.py``); they are part of the report where
+another process lives on to write one. A process that is stuck answers no question, but SIGTERM, which a launcher sends
+before it kills, makes it write where its main thread is; SIGQUIT makes it print that and go on.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sightline.config.errors import UserError
 from sightline.engine.distributed.processes import LostProcessError
 from sightline.engine.memory import peak_memory
 from sightline.engine.run_folder.atomic_file import replace_file
+from sightline.engine.run_folder.fatal_stacks import fatal_end, fatal_stacks, forget_fatal_stacks
 from sightline.engine.run_folder.folder import is_run
 from sightline.engine.run_folder.metrics_log import METRICS_FILE
 from sightline.engine.run_folder.run_record import is_secret, redacted
@@ -96,6 +98,7 @@ def forget_crash(run_dir: Path) -> None:
     """Take away the report of an earlier session. Called by the holder of the run's lock, before all others begin."""
     for path in [*run_dir.glob("crash_*.json"), *run_dir.glob(f"{STACKS}*"), *_reports(run_dir)]:
         path.unlink(missing_ok=True)
+    forget_fatal_stacks(run_dir)
 
 
 def close_report(run_dir: Path) -> None:
@@ -107,6 +110,7 @@ def close_report(run_dir: Path) -> None:
     collect(run_dir)
     for path in run_dir.glob(f"{STACKS}*"):
         path.unlink(missing_ok=True)
+    forget_fatal_stacks(run_dir, empty_only=True)
 
 
 def collect(run_dir: Path) -> Path | None:
@@ -246,6 +250,9 @@ def _who_is_lost(error: BaseException, run_dir: Path | None, share: Share) -> st
             if part and part.get("rank") != share.rank and not part.get("lost_another"):
                 reason = str(part["message"]).partition("\n")[0]
                 return f"lost process {part['rank']}: it failed with {part['error']}: {reason}"
+        for rank, stacks in fatal_stacks(run_dir).items():
+            if rank != share.rank:
+                return f"lost process {rank}: it was ended by a fatal signal: {fatal_end(stacks)}"
         if time.monotonic() > deadline:
             break
         time.sleep(0.05)
@@ -268,6 +275,7 @@ def _write_reports(run_dir: Path, parts: Sequence[dict[str, Any]]) -> None:
         "last_rows": _last_rows(run_dir),
         "ranks": [{name: value for name, value in part.items() if name not in own} for part in parts],
         "stacks_at_sigterm": {rank: text for rank, text in stacks.items() if text},
+        "stacks_at_fatal_signal": {str(rank): text for rank, text in fatal_stacks(run_dir).items()},
     }
     json_path, text_path = _reports(run_dir)
     replace_file(json_path, json.dumps(report, indent=1).encode() + b"\n", durable=False)
@@ -309,6 +317,8 @@ def _as_text(report: Mapping[str, Any]) -> str:
             lines += ["", f"  thread {name}", *_indented("".join(stack), by=4)]
     for rank, text in report["stacks_at_sigterm"].items():
         lines += ["", f"process {rank} when it was told to stop", *_indented(text)]
+    for rank, text in report["stacks_at_fatal_signal"].items():
+        lines += ["", f"process {rank} when a fatal signal ended it", *_indented(text)]
     lines += ["", "configuration", *_indented(json.dumps(report["config"], indent=1))]
     return "\n".join(lines) + "\n"
 

@@ -1,6 +1,7 @@
 """A run of several processes is the run of one: the same samples, losses, weights and figures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
-from sightline.engine.distributed.processes import ALONE, Processes
+from sightline.engine.distributed.processes import ALONE, LostProcessError, Processes
 from sightline.engine.session import _agreed, build_training, settle
 from sightline.engine.stop import StopRequest
 from tests.engine.sessions import final_state, session
-from tests.engine.toy import toy_run
+from tests.engine.toy import ToyTask, toy_run
 from tests.faults.tiny import changes_with
 from tests.together import together
 
@@ -217,6 +218,120 @@ def test_a_share_without_samples_needs_common_batch_norm():
     with pytest.raises(ConfigError, match="1 samples for 2 processes"):
         build_training(config, config.open(), Two())
     build_training(config, config.open(), ALONE)
+
+
+def refusal(processes, folder, changes, figures):
+    """What a process says of a figure that nobody gives."""
+    config = toy_run(**{**TOY, "samples": 20, **changes})
+    problem = replace(config.open(share=processes.share), figures=figures)
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(ConfigError) as caught:
+        session(config, folder, problem=problem, processes=processes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, figures, words",
+    [
+        ({"evaluate": {"loss": True, "best": {"metric": "loss/entrpy"}}}, ("accuracy",), "'loss/entropy'"),
+        ({"evaluate": {"best": {"metric": "accurcy"}}}, (), "'accuracy'"),
+    ],
+)
+def test_all_processes_refuse_a_figure_that_a_batch_does_not_give(tmp_path, changes, figures, words):
+    said = together(2, refusal, tmp_path / "run", changes, figures)
+    assert said[0] == said[1] and f"Did you mean {words}?" in said[0]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+class Branches(ToyTask):
+    """One branch is never taken, the other by sample 3 alone."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.never, self.sometimes = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2)
+
+    def logits(self, batch):
+        logits, third = super().logits(batch), torch.tensor([i == 3 for i in batch.sample_ids], dtype=torch.bool)
+        if not third.any():
+            return logits
+        return logits + third[:, None] * self.sometimes(batch.x.to(logits.dtype))
+
+
+def branches(processes, folder, changes):
+    config = toy_run(**{**TOY, **changes})
+    problem = replace(config.open(share=processes.share), task=Branches(config.width, 0.0).double())
+    return live(processes, config, problem, folder, False)
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulation": {"every": 2}}, {"optimizer": {"kind": "adamw"}}])
+def test_parameters_that_take_no_part_in_a_step_are_found_where_that_is_asked_for(tmp_path, changes):
+    changes = {"find_unused_parameters": True, **changes}
+    alone = together(1, branches, tmp_path / "1", changes)
+    both = together(2, branches, tmp_path / "2", changes)
+    assert samples_by_step(both) == samples_by_step(alone)
+    assert_same_losses(tmp_path / "2", tmp_path / "1")
+    assert_same_weights(tmp_path / "2", tmp_path / "1")
+
+
+def refused_step(processes, folder, changes):
+    with pytest.raises(ConfigError) as caught:
+        branches(processes, folder, changes)
+    return str(caught.value)
+
+
+def test_without_that_the_first_such_step_is_refused_with_their_names(tmp_path):
+    said = together(2, refused_step, tmp_path / "run", {"freeze": ["sometimes.*"]})
+    assert (
+        said[0]
+        == said[1]
+        == (
+            "find_unused_parameters=false: 2 of 8 parameters take no part in a step: never.weight, never.bias. Several "
+            "processes wait for the gradients of all that are trained. Let a loss depend on them, leave them out of "
+            "training (freeze), or set find_unused_parameters=true, which looks for them in every step."
+        )
+    )
+    assert rows(tmp_path / "run") == [], "no step was taken with the gradients of one process"
+    together(2, branches, tmp_path / "frozen", {"freeze": ["sometimes.*", "never.*"]})
+
+
+def end_of_step(processes, folder, changes):
+    """How a process ends where parameters may be missing in one of them."""
+    try:
+        branches(processes, folder, changes)
+    except (ConfigError, LostProcessError) as error:
+        processes.close()
+        processes.wait = lambda: None  # there is nobody to wait for
+        return type(error).__name__
+
+
+def test_a_parameter_that_one_process_alone_leaves_out_ends_all(tmp_path):
+    ends = together(2, end_of_step, tmp_path / "run", {"freeze": ["never.*"], "samples": 4, "batch_size": 4})
+    assert sorted(ends) == ["ConfigError", "LostProcessError"], "sample 3 is in the share of one process"
+
+
+class InTurns(ToyTask):
+    """A branch that every second batch takes."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.every_second, self.calls = torch.nn.Linear(4, 2), 0
+
+    def logits(self, batch):
+        self.calls += self.training
+        logits = super().logits(batch)
+        return logits + self.every_second(batch.x) if self.calls % 2 else logits
+
+
+def refused_window(processes, folder):
+    config = toy_run(**TOY, samples=8, accumulation={"every": 2}, epochs=1)
+    problem = replace(config.open(share=processes.share), task=InTurns(config.width, 0.0))
+    with pytest.raises(ConfigError, match=r"2 of 8 parameters .*: every_second\.weight, every_second\.bias\. "):
+        live(processes, config, problem, folder, False)
+
+
+def test_a_parameter_that_only_an_earlier_micro_batch_of_the_last_window_used_is_refused_too(tmp_path):
+    together(2, refused_window, tmp_path / "run")
+    assert rows(tmp_path / "run") == []
 
 
 def talk(processes):
