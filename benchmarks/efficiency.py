@@ -87,11 +87,12 @@ def run_ours(data: Path, out: Path, image_size: int, batch_size: int, epochs: in
     import torch
 
     from sightline.api.configuration import resolve
+    from sightline.engine.building import settle
     from sightline.engine.callback import Callback
     from sightline.engine.console import Console
     from sightline.engine.loop import Training
     from sightline.engine.precision import Precision
-    from sightline.engine.session import run_session, settle
+    from sightline.engine.session import run_session
     from sightline.tasks.detection2d import Detection2D
 
     torch.set_num_threads(1)

@@ -77,9 +77,10 @@ def ours(data: Path, epochs: int, *changes: str) -> list[float]:
     import io
 
     from sightline.api.configuration import resolve
+    from sightline.engine.building import settle
     from sightline.engine.console import Console
     from sightline.engine.loop import Training
-    from sightline.engine.session import run_session, settle
+    from sightline.engine.session import run_session
 
     fixed = [f"image_size={SIDE}", f"batch_size={BATCH_SIZE}", f"workers={WORKERS}", f"epochs={epochs}", "threads=1"]
     fixed += ["device=cpu", "evaluate.every_epochs=0", f"accumulation.nominal_batch_size={BATCH_SIZE}"]

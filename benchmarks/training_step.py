@@ -25,9 +25,9 @@ from benchmarks.mosaic_sample import draw_pictures
 from benchmarks.ready import ReadyLoader
 from benchmarks.timing import emit, paired, ratios
 from sightline.engine.accumulation import AccumulationConfig
+from sightline.engine.building import build_training
 from sightline.engine.loop import Training, train
 from sightline.engine.precision import fastest_precision
-from sightline.engine.session import build_training
 from sightline.engine.task import Loader
 from sightline.recipes.yolov7 import YOLOv7Run, yolov7_tiny
 

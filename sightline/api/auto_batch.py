@@ -45,8 +45,8 @@ def settle_batch_size(
         return config, []
     from sightline.config.safe_yaml import read_yaml_document
     from sightline.engine.console import Console
+    from sightline.engine.device import pick_device
     from sightline.engine.run_folder.folder import CONFIG_FILE
-    from sightline.engine.session import pick_device
 
     folder = begun()
     if folder is not None and (Path(folder) / CONFIG_FILE).exists():
@@ -125,8 +125,8 @@ def _search(
 ) -> tuple[FoundBatch, int]:
     """Try steps with the first samples of a run, and say how many there are; the problem is of no use after."""
     from sightline.engine.auto_batch import find_batch
+    from sightline.engine.building import build_training
     from sightline.engine.limited_loader import limited
-    from sightline.engine.session import build_training
 
     assert problem.train_loader is not None
     end = time.perf_counter() + SECONDS

@@ -209,8 +209,9 @@ class Judge:
     ) -> None:
         import torch
 
+        from sightline.engine.building import settle
+        from sightline.engine.device import pick_device
         from sightline.engine.precision import Precision, to_channels_last
-        from sightline.engine.session import pick_device, settle
 
         config = read_config(run_dir, changes, data=data, split=split)
         refuse_unused(changes, config.evaluation_keys, "an evaluation")

@@ -93,7 +93,7 @@ def work(recipe: str, config_json: str, run_dir: str, resume: bool, began: float
     stop.watch_parent()
     with stop.listening(), stop.impatiently():
         try:
-            from sightline.engine.session import joined
+            from sightline.engine.distributed.joining import joined
             from sightline.recipes import recipe as recipe_named
 
             config, run = type(recipe_named(recipe)).model_validate(json.loads(config_json)), Path(run_dir)

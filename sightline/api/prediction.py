@@ -88,7 +88,7 @@ class Predictor:
     def __init__(self, config: RunConfig, checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
         import torch
 
-        from sightline.engine.session import pick_device
+        from sightline.engine.device import pick_device
         from sightline.recipes.detection2d import Detection2DRun
         from sightline.tasks.detection2d import Detection2D
 

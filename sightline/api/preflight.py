@@ -205,8 +205,9 @@ class _Preflight:
         import torch
 
         from sightline.api.summary import device_and_threads
+        from sightline.engine.building import settle
+        from sightline.engine.device import pick_device
         from sightline.engine.precision import set_deterministic
-        from sightline.engine.session import pick_device, settle
 
         try:
             device = pick_device(config.device)
@@ -233,7 +234,7 @@ class _Preflight:
     def batch_size(self, config: RunConfig, review: DataReview) -> RunConfig:
         """The run with the batch size that it would find."""
         from sightline.api.auto_batch import find_batch_size
-        from sightline.engine.session import pick_device
+        from sightline.engine.device import pick_device
 
         device, count = pick_device(config.device), config.devices
 
@@ -249,8 +250,8 @@ class _Preflight:
 
     def build(self, config: RunConfig, problem: Problem) -> Training:
         """The whole training, with the weights that it would start from."""
+        from sightline.engine.building import build_training
         from sightline.engine.checkpoint.start_weights import start_from_weights
-        from sightline.engine.session import build_training
 
         training = build_training(config.but(compile=False), problem)
         count = sum(parameter.numel() for parameter in training.task.parameters())

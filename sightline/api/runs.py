@@ -174,8 +174,8 @@ def _status_row(run_dir: Path) -> tuple[str, ...]:
 
 def plot_lr(config: RunConfig, *, out: PathLike) -> str:
     """Draw learning rates and momentum of a run; a CSV file of the same name is written beside the picture."""
+    from sightline.engine.building import build_training, settle
     from sightline.engine.schedule import curve, curve_points
-    from sightline.engine.session import build_training, settle
     from sightline.report.plots import schedule_plot
 
     check_output(out, suffix=".png")

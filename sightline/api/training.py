@@ -90,8 +90,9 @@ def _train(
     console: Console | None,
     stop: StopRequest,
 ) -> TrainResult:
+    from sightline.engine.building import settle
+    from sightline.engine.distributed.joining import joined
     from sightline.engine.run_folder.folder import check_new_run_folder, new_run_folder
-    from sightline.engine.session import joined, settle
     from sightline.recipes import recipe as recipe_named
 
     config, _ = resolve(recipe, changes, data=data)
@@ -162,10 +163,11 @@ def resume(
 
 
 def _resume(run: PathLike, changes: Sequence[str], console: Console | None, stop: StopRequest) -> TrainResult:
+    from sightline.engine.building import settle
+    from sightline.engine.distributed.joining import joined
     from sightline.engine.distributed.launch import find_launch
     from sightline.engine.distributed.processes import ALONE
     from sightline.engine.run_folder.folder import existing_run
-    from sightline.engine.session import joined, settle
     from sightline.recipes import recipe as recipe_named
 
     place = find_launch()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sightline.config.base import Config
     from sightline.engine.accumulation import AccumulationConfig
+    from sightline.engine.building import build_training
     from sightline.engine.callback import Callback, EvaluationReport, StepReport
     from sightline.engine.callbacks.early_stop import EarlyStoppingConfig
     from sightline.engine.checkpoint.retention import CheckpointConfig
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from sightline.engine.parameter_groups import GroupRule
     from sightline.engine.run_config import Problem, RunConfig
     from sightline.engine.schedule import PolicyConfig, ScheduleConfig, WarmupConfig
-    from sightline.engine.session import build_training
     from sightline.engine.task import Batch, Fetched, Loader, Metric, Picture, Task
 
 _PLACES = {
@@ -45,7 +45,7 @@ _PLACES = {
     "engine.checkpoint.retention": ("CheckpointConfig",),
     "engine.run_config": ("Problem", "RunConfig"),
     "engine.schedule": ("PolicyConfig", "ScheduleConfig", "WarmupConfig"),
-    "engine.session": ("build_training",),
+    "engine.building": ("build_training",),
     "engine.task": ("Batch", "Fetched", "Loader", "Metric", "Picture", "Task"),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}

@@ -1,22 +1,20 @@
-"""One process at work on one run folder: builds the training, loads or saves its state, and runs the loop."""
+"""One process at work on one run folder: loads or saves its state, and runs the loop among all callbacks."""
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 
-from sightline.config.errors import ConfigError, RunError
-from sightline.config.override import leaves
+from sightline.config.errors import RunError
 from sightline.config.printable import counted
-from sightline.engine.accumulation import plan_run
+from sightline.engine.building import build_training
 from sightline.engine.callback import Callback, EvaluationReport
 from sightline.engine.callbacks.beat import Beat
 from sightline.engine.callbacks.crew import Crew, message_of
@@ -27,27 +25,17 @@ from sightline.engine.callbacks.histograms import Histograms
 from sightline.engine.callbacks.profiler import Profiler
 from sightline.engine.callbacks.watch import Watch
 from sightline.engine.checkpoint.reader import Checkpoint, find_checkpoints, newest_whole, set_aside
-from sightline.engine.checkpoint.saving import Saver, follow, lead, live_tensors, load_training
+from sightline.engine.checkpoint.saving import Saver, follow, lead, load_training
 from sightline.engine.checkpoint.start_weights import start_from_weights
 from sightline.engine.checkpoint.writer import CheckpointWriter
 from sightline.engine.console import Console
 from sightline.engine.deciding_figures import refuse_unknown_figures, refuse_what_a_batch_does_not_give
-from sightline.engine.distributed.launch import Launch, find_launch
-from sightline.engine.distributed.processes import ALONE, JoinedProcesses, LostProcessError, Processes
-from sightline.engine.distributed.sharding import Sharding
-from sightline.engine.distributed.sync_batch_norm import has_batch_norm, synchronise_batch_norm
-from sightline.engine.ema import Ema
+from sightline.engine.distributed.processes import ALONE, Processes
 from sightline.engine.evaluation import Evaluator
-from sightline.engine.finite import FiniteGuard
-from sightline.engine.freeze import freeze
 from sightline.engine.going_on import class_name, how_to_resume
 from sightline.engine.limited_loader import limited
 from sightline.engine.log import Logger, LogRow, Sink
 from sightline.engine.loop import Training, train
-from sightline.engine.optim import build_optimizer
-from sightline.engine.parts import SamplesAtOnce
-from sightline.engine.precision import Precision, fastest_precision, to_channels_last
-from sightline.engine.rollback import LastGood
 from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.run_folder.crash_report import crash_reported, forget_crash, is_lost, stacks_on_request
 from sightline.engine.run_folder.fatal_stacks import fatal_stacks, how_it_died, stacks_if_it_dies
@@ -63,15 +51,12 @@ from sightline.engine.run_folder.metrics_log import (
 from sightline.engine.run_folder.nonfinite_log import NONFINITE_FILE, NonFiniteLog
 from sightline.engine.run_folder.run_record import read_record
 from sightline.engine.run_folder.status import Heartbeat
-from sightline.engine.schedule import Schedule
 from sightline.engine.stop import StopRequest
 from sightline.engine.stopwatch import OFF, RunningStopwatch, Stopwatch
-from sightline.engine.task import Loader, Task
-from sightline.engine.tensor_names import matching_layers
+from sightline.engine.task import Loader
 from sightline.engine.trackers.following import open_trackers
 
 _log = logging.getLogger(__name__)
-C = TypeVar("C", bound=RunConfig)
 Outcome = Literal["done", "stopped"]
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -85,190 +70,6 @@ class SessionResult:
     epoch: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Figures of the last evaluation."""
-
-
-def pick_device(name: str, launch: Launch | None = None) -> torch.device:
-    """``auto`` is the first GPU, or the CPU where there is none.
-
-    Args:
-        name: As in the configuration.
-        launch: In a run of several processes every one has a GPU of its own.
-
-    Raises:
-        ConfigError: If the device is not there.
-    """
-    has_cuda = torch.cuda.is_available()
-    if name == "auto":
-        name = "cuda" if has_cuda else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and launch is not None:
-        device = torch.device("cuda", launch.local_rank)
-    if device.type == "cuda" and not has_cuda:
-        raise ConfigError(
-            f"device={name}: PyTorch {torch.__version__} finds no GPU on this machine. "
-            "Use device=cpu, or install a driver and a PyTorch build for your GPU."
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        there = counted(torch.cuda.device_count(), "GPU")
-        raise ConfigError(f"device={name}: this machine has {there}, counted from 0. Use device=cuda:0 or device=cpu.")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device=mps: PyTorch finds no Apple GPU on this machine. Use device=cpu.")
-    return device
-
-
-@contextmanager
-def joined(config: C | None, recipe: Callable[[str], C]) -> Iterator[tuple[Processes, torch.device, C]]:
-    """Find the other processes of a run, for as long as the context lasts.
-
-    Args:
-        config: The run's; None in a process that cannot know it, because the run's folder is on another machine.
-        recipe: Makes the recipe of a name.
-
-    Yields:
-        All of them, the device of this one, and the configuration as the first one has settled it.
-
-    Raises:
-        ConfigError: If a launcher's variables make no sense, the device is not there, or the processes were started
-            with different configurations.
-    """
-    launch = find_launch()
-    if launch is None or launch.count == 1:
-        assert config is not None, "a process that is alone knows its configuration"
-        yield ALONE, pick_device(config.device), config
-        return
-    processes = JoinedProcesses(launch)
-    try:
-        agreed = _agreed(config, processes, recipe)
-        if agreed.devices not in (1, launch.local_count):
-            raise ConfigError(
-                f"devices={agreed.devices}, but the launcher has started {launch.local_count} processes on this "
-                "machine. Leave devices out: their number counts."
-            )
-        yield processes, pick_device(agreed.device, launch), agreed
-    except Exception as error:
-        if isinstance(error, LostProcessError) or not is_lost(error):
-            raise
-        raise LostProcessError("lost process: another one ended before the run began") from error
-    finally:
-        processes.close()
-
-
-def _agreed(config: C | None, processes: Processes, recipe: Callable[[str], C]) -> C:
-    """The first process's configuration; what a machine chose by itself may differ, what the user chose may not."""
-    told = processes.tell(None if config is None else config.model_dump(mode="json"))
-    if config is None:
-        return type(recipe(told["recipe"])).model_validate(told)
-    first = type(config).model_validate(told)
-    batch_size = first.batch_size if config.batch_size == "auto" else config.batch_size
-    own = config.but(precision=first.precision, batch_size=batch_size)
-    if own != first:
-        mine, theirs, missing = dict(leaves(own)), dict(leaves(first)), object()
-        different = [key for key in {**mine, **theirs} if mine.get(key, missing) != theirs.get(key, missing)]
-        raise ConfigError(
-            f"this process was started with another configuration than the first one: {', '.join(different[:5])} "
-            "differ. Give all processes the same command."
-        )
-    return first
-
-
-def settle(config: C) -> C:
-    """The configuration with ``auto`` replaced by what this machine does: what a run records and a resume repeats.
-
-    Raises:
-        ConfigError: If the device is not there.
-    """
-    if config.precision != "auto":
-        return config
-    return config.but(precision=fastest_precision(pick_device(config.device)))
-
-
-def build_training(
-    config: RunConfig, problem: Problem, processes: Processes = ALONE, device: torch.device | None = None
-) -> Training:
-    """Optimizer, schedule, averages and precision for a problem, at step 0.
-
-    Args:
-        config: The run.
-        problem: Its data and task.
-        processes: Those that train together.
-        device: Where this one computes; the configuration's by default.
-
-    Raises:
-        ConfigError: If the configuration contradicts itself or the problem.
-    """
-    device = device or pick_device(config.device)
-    assert problem.train_loader is not None
-    loader = limited(problem.train_loader, config.limit_batches)
-    lengths = [loader.batch_length(index) for index in range(loader.batches_per_epoch)]
-    plan = plan_run(
-        config.accumulation, config.schedule, batch_lengths=lengths, epochs=config.epochs, steps=config.steps
-    )
-    assert config.precision != "auto", "settle() comes first"
-    precision = Precision(config.precision, device=device)
-    sharding = _sharding(config, processes, device, problem.task)
-    task = problem.task if sharding is not None else problem.task.to(device)
-    if config.accumulation.exact and not task.losses_are_whole:
-        raise ConfigError(
-            "accumulation.exact=true: the losses of this task are means over samples, and those are weighed exactly as "
-            "it is. Leave it out."
-        )
-    if processes.share.count > 1:
-        processes.find_unused_parameters = config.find_unused_parameters
-        if config.sync_batch_norm:
-            synchronise_batch_norm(task, device)
-        elif min(lengths) < processes.share.count and has_batch_norm(task):
-            raise ConfigError(
-                f"sync_batch_norm=false: the last batch of an epoch has {min(lengths)} samples for "
-                f"{processes.share.count} processes, and batch norm cannot work on none. Choose a batch_size that "
-                "leaves more, fewer processes, or sync_batch_norm=true."
-            )
-    if config.channels_last and sharding is None:  # shards are rows of weights that lie in the usual order
-        to_channels_last(task)
-    frozen = freeze(task, config.freeze)
-    optimizer = build_optimizer(
-        config.optimizer, task, decay_scale=config.accumulation.decay_scale(config.samples_per_batch)
-    )
-    if config.watch is not None:
-        matching_layers(task, config.watch.layers, key="watch.layers")
-    if config.compile:
-        for module in task.modules_to_compile():
-            module.compile()
-    schedule = Schedule(
-        config.schedule,
-        lr=config.lr,
-        momentum=config.optimizer.momentum,
-        rules=config.optimizer.groups,
-        length=plan.length,
-    )
-    training = Training(
-        task=task,
-        module=task,
-        processes=processes,
-        sharding=sharding,
-        optimizer=optimizer,
-        schedule=schedule,
-        plan=plan,
-        precision=precision,
-        guard=FiniteGuard(config.on_nonfinite, device=device, buffers=list(task.buffers()), processes=processes),
-        device=device,
-        seed=config.seed,
-        ema=Ema(config.ema, task, constant=frozen) if config.ema is not None else None,
-        max_grad_norm=config.max_grad_norm,
-        measure_grad_norm=config.log.grad_norm or config.on_nonfinite != "stop",
-        at_once=SamplesAtOnce(config.samples_at_once),
-    )
-    if config.on_nonfinite == "rollback":
-        training.guard.last_good = LastGood(config.rollback, partial(live_tensors, training), training.ema)
-    return training
-
-
-def _sharding(config: RunConfig, processes: Processes, device: torch.device, task: Task) -> Sharding | None:
-    """How the processes cut the training, if they do. Until then its weights are in the host's memory."""
-    if config.strategy == "ddp" or not isinstance(processes, JoinedProcesses):
-        return None
-    matching_layers(task, config.fsdp.layers, key="fsdp.layers")
-    same = config.sync_batch_norm or not has_batch_norm(task)
-    return Sharding(config.fsdp, device=device, processes=processes, same_statistics=same)
 
 
 class _LogSink:
@@ -366,20 +167,8 @@ def run_session(
             load_training(training, checkpoint)
             if early_stop is not None:
                 early_stop.load_state(checkpoint.state["callbacks"].get(EarlyStop.__name__, {}))
-            took_all = training.step >= training.plan.length.steps
-            if (took_all or gave_up()) and _nothing_is_left(checkpoint, run_dir):
-                why = "" if took_all or early_stop is None else f"; {early_stop.reason}"
-                longer = f"epochs={training.epoch * 2 or 2}" if took_all else "early_stopping=null"
-                raise RunError(
-                    f"{run_dir}: this run is finished ({counted(training.step, 'step')}, "
-                    f"{counted(training.epoch, 'epoch')}{why}). "
-                    f"To train longer: {how_to_resume(run_dir, class_name(type(config)), longer)}"
-                )
-            for folder in set_aside(run_dir, after_step=checkpoint.step):
-                console.say(f"set aside {folder}: its steps are taken anew")
-            for name, length in checkpoint.state["logs"].items():
-                cut_back_to_length(run_dir / name, length)
-            cut_back_to_step(run_dir / TIMING_FILE, checkpoint.step)
+            _refuse_finished(config, training, checkpoint, early_stop, run_dir)
+            _return_to(checkpoint, run_dir, console)
             console.say(f"resuming {run_dir} at step {training.step} (epoch {training.epoch + 1})")
         else:
             if resume:
@@ -488,6 +277,35 @@ def run_session(
             message=why or (stop.reason if outcome != "done" else ""),
         )
         return SessionResult(outcome, training.step, training.epoch, result.metrics)
+
+
+def _refuse_finished(
+    config: RunConfig, training: Training, checkpoint: Checkpoint, early_stop: EarlyStop | None, run_dir: Path
+) -> None:
+    """A run goes on only if something is left to do.
+
+    Raises:
+        RunError: Says how to train longer.
+    """
+    took_all = training.step >= training.plan.length.steps
+    gave_up = early_stop is not None and early_stop.is_over
+    if not (took_all or gave_up) or not _nothing_is_left(checkpoint, run_dir):
+        return
+    why = "" if took_all or early_stop is None else f"; {early_stop.reason}"
+    longer = f"epochs={training.epoch * 2 or 2}" if took_all else "early_stopping=null"
+    raise RunError(
+        f"{run_dir}: this run is finished ({counted(training.step, 'step')}, {counted(training.epoch, 'epoch')}{why}). "
+        f"To train longer: {how_to_resume(run_dir, class_name(type(config)), longer)}"
+    )
+
+
+def _return_to(checkpoint: Checkpoint, run_dir: Path, console: Console) -> None:
+    """Make the run's folder what it was when a checkpoint was taken."""
+    for folder in set_aside(run_dir, after_step=checkpoint.step):
+        console.say(f"set aside {folder}: its steps are taken anew")
+    for name, length in checkpoint.state["logs"].items():
+        cut_back_to_length(run_dir / name, length)
+    cut_back_to_step(run_dir / TIMING_FILE, checkpoint.step)
 
 
 def _take_steps(

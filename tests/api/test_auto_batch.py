@@ -8,8 +8,8 @@ from sightline.api import auto_batch
 from sightline.api.auto_batch import find_batch_size, settle_batch_size
 from sightline.config.errors import ConfigError
 from sightline.engine.auto_batch import Measured
+from sightline.engine.building import build_training, settle
 from sightline.engine.finding import DataReview
-from sightline.engine.session import build_training, settle
 from tests.cli.tool import RECIPE, TINY, sightline, without_report, write_city
 from tests.engine.toy import toy_run
 

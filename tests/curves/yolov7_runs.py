@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sightline.engine.accumulation import AccumulationConfig
+from sightline.engine.building import build_training
 from sightline.engine.callback import Callback
 from sightline.engine.ema import EmaConfig
 from sightline.engine.log import LogConfig
@@ -22,7 +23,6 @@ from sightline.engine.optim import OptimizerConfig
 from sightline.engine.parameter_groups import WEIGHTS_DECAY, WEIGHTS_DECAY_BIASES_WARM
 from sightline.engine.run_config import Problem
 from sightline.engine.schedule import ScheduleConfig, WarmupConfig
-from sightline.engine.session import build_training
 from sightline.models.yolov7.config import YOLOv7Config
 from sightline.models.yolov7.detector import YOLOv7
 from sightline.models.yolov7.loss import YOLOv7LossConfig

@@ -8,12 +8,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sightline.config.errors import ConfigError
+from sightline.engine.building import build_training
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.ema import Ema, EmaConfig
 from sightline.engine.freeze import describe_frozen, freeze
-from sightline.engine.session import build_training
 from sightline.engine.task import Task
 from tests.engine.sessions import StopAt, session
 from tests.engine.toy import ToyTask, toy_run

@@ -2,9 +2,9 @@ import json
 
 import numpy as np
 
+from sightline.engine.building import build_training
 from sightline.engine.callback import EvaluationReport
 from sightline.engine.callbacks.gallery import Gallery, grid
-from sightline.engine.session import build_training
 from sightline.engine.task import Picture
 from tests.engine.toy import ToyTask, toy_run
 

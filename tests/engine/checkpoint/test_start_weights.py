@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 
 from sightline.config.errors import RunError
 from sightline.config.override import keys_without_effect
+from sightline.engine.building import build_training
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.checkpoint.start_weights import START_WEIGHTS_FILE, copy_what_fits, start_from_weights
 from sightline.engine.freeze import freeze
-from sightline.engine.session import build_training
 from tests.engine.sessions import session
 from tests.engine.toy import ToyTask, toy_run
 

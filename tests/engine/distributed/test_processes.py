@@ -9,11 +9,12 @@ import torch
 
 from sightline import api
 from sightline.config.errors import ConfigError
+from sightline.engine.building import build_training, settle
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
+from sightline.engine.distributed.joining import _agreed
 from sightline.engine.distributed.processes import ALONE, LostProcessError, Processes
-from sightline.engine.session import _agreed, build_training, settle
 from sightline.engine.stop import StopRequest
 from tests.engine.sessions import final_state, session
 from tests.engine.toy import ToyTask, toy_run
