@@ -115,7 +115,7 @@ def work(recipe: str, config_json: str, run_dir: str, resume: bool, began: float
                 if exit_codes.told(error) is None and not isinstance(error, SystemExit):
                     traceback.print_exception(error)  # the launcher would keep it to itself
                     sys.exit(1)
-                exit_codes.leave(error)
+                exit_codes.leave(error, must_end=lambda: bool(stop.reason))
 
 
 def begun_before_restart(config: RunConfig, name: str | None, out: Path | None) -> str | None:

@@ -9,13 +9,14 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 from sightline.config.errors import UserError
 
 STOPPED = 3
 
-LATER_SECONDS = 1.5
+LATER_SECONDS = 5.0
 """How long a process that is not the first waits with a mistake of the user: the first one mostly tells the same."""
 
 
@@ -43,8 +44,14 @@ def _told(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
-def leave(error: BaseException) -> NoReturn:
+def leave(error: BaseException, *, must_end: Callable[[], bool] = lambda: False) -> NoReturn:
     """End this process of several with the exit code of an error, saying what it was.
+
+    A mistake of the user is found by all processes; the first one tells of it, and its end ends the others.
+
+    Args:
+        error: What happened.
+        must_end: Whether this process is being ended.
 
     Raises:
         SystemExit: Always, but for errors that need their traceback, which go on.
@@ -58,8 +65,10 @@ def leave(error: BaseException) -> NoReturn:
         traceback.print_exception(error.__cause__)
     rank = int(os.environ.get("RANK", "0"))
     if rank > 0 and isinstance(error, UserError):
-        time.sleep(LATER_SECONDS)
-    if known[1] != STOPPED or rank == 0:
+        until = time.monotonic() + LATER_SECONDS
+        while time.monotonic() < until and not must_end():
+            time.sleep(0.05)
+    if rank == 0 or not (known[1] == STOPPED or must_end()):
         say(known[0], rank=rank, is_error=known[1] != STOPPED)
     sys.exit(known[1])
 

@@ -170,12 +170,10 @@ class StopRequest:
 
     @contextmanager
     def patiently(self) -> Iterator[None]:
-        """Within this block a signal waits until the trainer asks."""
+        """Within this block a signal waits until the trainer asks; after an error it waits too, which is to be told."""
         before, self.at_once = self.at_once, False
-        try:
-            yield
-        finally:
-            self.at_once = before
+        yield
+        self.at_once = before
 
     @contextmanager
     def impatiently(self) -> Iterator[None]:

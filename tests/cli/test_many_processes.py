@@ -81,6 +81,8 @@ def test_devices_2_trains_in_two_processes_and_one_writes(workplace, tmp_path):
         (["data.val_split=nothing"], "no split 'nothing'"),
         (["device=cuda"], "finds no GPU"),
         (["image_size=72"], "no multiple of the model's stride"),
+        (["watch.layers=nothing"], "no layer is called 'nothing'"),
+        (["strategy=fsdp", "fsdp.layers=nothing"], "no layer is called 'nothing'"),
     ],
 )
 @pytest.mark.timeout(600)
@@ -93,6 +95,7 @@ def test_a_mistake_is_told_once_and_leaves_nothing(workplace, tmp_path, changes,
     assert code == 2, err
     shown = [line for line in err.splitlines() if not line.startswith("W1")]  # of torch's launcher: it ends the others
     assert words in err and len(shown) <= 5 and "Traceback" not in err
+    assert [line for line in shown if line.startswith(("error", str(tmp_path)))] == shown[:1], err
     assert not list(tmp_path.iterdir())
 
 

@@ -128,3 +128,12 @@ def test_after_nohup_a_closed_terminal_stops_nothing():
             assert not stop()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_an_error_on_its_way_out_is_not_overtaken_by_a_signal():
+    stop = StopRequest()
+    with stop.listening(), stop.impatiently():
+        with pytest.raises(ZeroDivisionError), stop.patiently():
+            raise ZeroDivisionError
+        signal.raise_signal(signal.SIGTERM)  # would raise at once
+    assert stop.reason == "SIGTERM"

@@ -80,13 +80,18 @@ def check_new_run_folder(recipe: str, *, root: Path = RUNS, name: str | None = N
 
 
 def remove_if_unused(run_dir: Path) -> None:
-    """Take back the folder of a run that never started, which holds nothing but the lock's files, and its parents."""
-    if not all(path.name.startswith(".lock") for path in run_dir.iterdir()):
+    """Take back the folder of a run that never started, and its parents.
+
+    It holds nothing but the lock's files, and logs of processes that are not the first.
+    """
+    there = list(run_dir.iterdir()) if run_dir.is_dir() else []  # one of several processes may have been here
+    if not all(path.name.startswith((".lock", "log_")) for path in there):
         return
-    for path in run_dir.iterdir():
+    for path in there:
         path.unlink(missing_ok=True)
     with suppress(OSError):  # a folder with something in it stays
-        run_dir.rmdir()
+        if run_dir.is_dir():
+            run_dir.rmdir()
         if RUNS in run_dir.parents:
             run_dir.parent.rmdir()
             RUNS.rmdir()

@@ -206,6 +206,8 @@ class _File(logging.Handler):
             os.write(self._descriptor, line)
         except OSError as error:
             self._is_given_up = True
+            if not self._path.parent.is_dir():  # taken back: the run never started
+                return
             sys.stderr.write(f"{self._path} cannot be written ({error.strerror}); the run goes on without it.\n")
 
     def close(self) -> None:
