@@ -55,7 +55,7 @@ def together(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
 def _life(place: Launch, pipe: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     try:
-        processes = JoinedProcesses(place, patience_s=PATIENCE_S)
+        processes = JoinedProcesses(place, patience_s=PATIENCE_S, may_shard=True)
         pipe.send_bytes(pickle.dumps((True, work(processes, *arguments))))
         processes.wait()
     except BaseException:

@@ -142,7 +142,8 @@ def device_and_threads(device: torch.device) -> str:
 
 def _device(config: RunConfig, training: Training) -> str:
     parts = [device_and_threads(training.device), config.precision]
-    parts += ["channels last"] if config.channels_last else []
+    parts += ["channels last"] if config.channels_last and training.sharding is None else []
+    parts += ["in shards"] if training.sharding is not None else []
     parts += ["compiled"] if config.compile else []
     kind = getattr(getattr(config, "data", None), "loader", None)
     if kind is not None:  # who brings a loader of their own knows what it is made of

@@ -126,6 +126,7 @@ def _sharding(config: RunConfig, processes: Processes, device: torch.device, tas
     """How the processes cut the training, if they do. Until then its weights are in the host's memory."""
     if config.strategy == "ddp" or not isinstance(processes, JoinedProcesses):
         return None
-    matching_layers(task, config.fsdp.layers, key="fsdp.layers")
     same = config.sync_batch_norm or not has_batch_norm(task)
-    return Sharding(config.fsdp, device=device, processes=processes, same_statistics=same)
+    sharding = Sharding(config.fsdp, device=device, processes=processes, same_statistics=same)
+    sharding.check(task)
+    return sharding

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from sightline.config.errors import ConfigError
@@ -24,7 +26,7 @@ def pick_device(name: str, launch: Launch | None = None) -> torch.device:
         name = "cuda" if has_cuda else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and launch is not None:
-        device = torch.device("cuda", launch.local_rank)
+        device = torch.device("cuda", 0 if _sees_one_alone() else launch.local_rank)
     if device.type == "cuda" and not has_cuda:
         raise ConfigError(
             f"device={name}: PyTorch {torch.__version__} finds no GPU on this machine. "
@@ -36,3 +38,9 @@ def pick_device(name: str, launch: Launch | None = None) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device=mps: PyTorch finds no Apple GPU on this machine. Use device=cpu.")
     return device
+
+
+def _sees_one_alone() -> bool:
+    """Whether a launcher shows every process a GPU of its own, as ``srun --gpus-per-task=1`` does."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return bool(visible) and "," not in visible and torch.cuda.device_count() == 1

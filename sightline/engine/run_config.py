@@ -198,6 +198,7 @@ class RunConfig(Config):
         if self.strategy == "fsdp":
             for key, is_set in (
                 ("compile=true", self.compile),
+                ("batch_size=auto", self.batch_size == "auto"),
                 ("histograms", self.histograms is not None),
                 ("rollback.keep_on=host", self.rollback.keep_on == "host"),
             ):
@@ -244,7 +245,7 @@ class RunConfig(Config):
         if self.stop_at_epoch is not None and self.epochs is not None and self.stop_at_epoch >= self.epochs:
             idle["stop_at_epoch"] = f"the run ends with epoch {self.epochs}"
         if self.strategy == "fsdp":
-            idle["find_unused_parameters"] = "a step in shards may always leave parameters out (strategy=fsdp)"
+            idle["find_unused_parameters"] = "it belongs to strategy=ddp"
         else:
             idle["fsdp"] = f"nothing is in shards (strategy={self.strategy})"
         if self.on_nonfinite != "rollback":

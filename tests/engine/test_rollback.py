@@ -244,6 +244,20 @@ def test_two_processes_that_are_stopped_between_rollbacks_end_with_the_bits_of_u
     assert final_state(tmp_path / "broken") == final_state(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_processes_that_have_gone_without_begin_to_keep_a_good_state_together(tmp_path, strategy):
+    run = tmp_path / "run"
+
+    def go_on(processes, epochs, resume, changes):
+        config = toy_run(**{**changes, "strategy": strategy, "epochs": epochs, "schedule": {}, "dropout": 0.0})
+        spoil = [Spoil(16, layer="net.4", rank=1)] if resume else []
+        return session(config, run, resume=resume, processes=processes, callbacks=spoil).outcome
+
+    assert together(2, go_on, 2, False, {}) == ["done"] * 2
+    assert together(2, go_on, 4, True, ROLLBACK) == ["done"] * 2
+    assert [event["action"] for event in events(run)] == ["rollback to step 16"]
+
+
 def test_a_detector_names_the_layer_and_the_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     changes = ["epochs=3", "on_nonfinite=rollback", "rollback.every_steps=2", "log.eval_pictures=0"]

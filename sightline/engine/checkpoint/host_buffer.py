@@ -142,9 +142,8 @@ def hand_in(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    if is_sharded(tensor):
-        return torch.empty(tensor.shape, device="meta").stride()
-    return torch.empty_like(tensor, device="meta").stride()
+    is_dense = is_sharded(tensor) or tensor.is_contiguous()
+    return tensor.stride() if is_dense else torch.empty_like(tensor, device="meta").stride()
 
 
 def _signature(tensors: Mapping[str, Tensor]) -> list[tuple[object, ...]]:

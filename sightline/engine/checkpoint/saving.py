@@ -244,7 +244,7 @@ def lead(training: Training, checkpoint: Checkpoint | None, processes: Processes
     if checkpoint is None and training.guard.last_good is not None:
         training.guard.last_good.keep(training.step)
     if processes.share.count > 1:
-        state = None if checkpoint is None else checkpoint.state
+        state = None if checkpoint is None else {**checkpoint.state, "guard": training.guard.state()}
         told = ("step", "iteration", "ema_updates", "guard", "at_once")
         processes.tell(state and {name: state.get(name) for name in told})
         _spread(training, processes)

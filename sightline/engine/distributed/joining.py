@@ -39,7 +39,8 @@ def joined(config: C | None, recipe: Callable[[str], C]) -> Iterator[tuple[Proce
         assert config is not None, "a process that is alone knows its configuration"
         yield ALONE, pick_device(config.device), config
         return
-    processes = JoinedProcesses(launch)
+    may_shard = config is None or config.strategy == "fsdp"
+    processes = JoinedProcesses(launch, may_shard=may_shard)
     try:
         agreed = _agreed(config, processes, recipe)
         if agreed.devices not in (1, launch.local_count):

@@ -129,7 +129,7 @@ class JoinedProcesses(Processes):
         may_shard: Whether they may train in shards.
     """
 
-    def __init__(self, launch: Launch, *, patience_s: float = 600.0, may_shard: bool = True) -> None:
+    def __init__(self, launch: Launch, *, patience_s: float = 600.0, may_shard: bool = False) -> None:
         # Their functions have the group that exists at import as default argument. Imported afterwards, as DDP does,
         # they keep the group and its threads beyond close(), and the end of the interpreter can abort or hang on these.
         import torch.distributed.nn.functional

@@ -32,7 +32,7 @@ class FsdpConfig(Config):
 
     layers: Patterns = ()
     """Patterns on names of layers, such as ``layers.*``: their weights are gathered only while the layer computes. All
-    others are gathered together, and held for the whole of a step."""
+    others are gathered together, and held for the whole of a step. A layer inside of one that fits goes with it."""
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -74,26 +74,52 @@ class Sharding:
         self.same_statistics = same_statistics
         self._skeleton: Any = None
 
-    def cut_task(self, task: nn.Module) -> None:
-        """Leave this process its part of every weight, in place; the weights must be the same in all processes.
+    def check(self, task: nn.Module) -> None:
+        """Refuse early what ``cut_task`` cannot do.
 
         Raises:
             ConfigError: If a pattern fits no layer, or a weight cannot be cut.
         """
-        from torch.distributed.fsdp import fully_shard
-
         for name, parameter in task.named_parameters():
             if parameter.dim() == 0:
                 raise ConfigError(
                     f"strategy=fsdp: the parameter {name} is a single number without a dimension, which cannot be cut. "
                     "Give it the shape (1,), or use strategy=ddp."
                 )
-        chosen = matching_layers(task, self.config.layers, key="fsdp.layers")
-        self._skeleton = copy.deepcopy(task).to("meta")
+        for name, layer in self._layers(task).items():
+            inside = {id(parameter) for parameter in layer.parameters()}
+            for other, parameter in task.named_parameters(remove_duplicate=False):
+                if id(parameter) in inside and not other.startswith(f"{name}."):
+                    raise ConfigError(
+                        f"fsdp.layers: {name} shares a weight with {other}, so it cannot be gathered on its own. Name "
+                        "a layer that holds both."
+                    )
+
+    def _layers(self, task: nn.Module) -> dict[str, nn.Module]:
+        """Those to gather on their own: the outermost that fit and that are called; lists of layers are not."""
+        fitting = matching_layers(task, self.config.layers, key="fsdp.layers")
+        called = {name: layer for name, layer in fitting.items() if type(layer).forward is not nn.Module.forward}
+        return {
+            name: layer for name, layer in called.items() if not any(name.startswith(f"{outer}.") for outer in called)
+        }
+
+    def cut_task(self, task: nn.Module) -> None:
+        """Leave this process its part of every weight, in place; the weights must be the same in all processes."""
+        from torch.distributed.fsdp import fully_shard
+
+        layers = [*self._layers(task).values(), task]
+        shapes: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in task.parameters()}
+        shapes |= {id(buffer): buffer.to("meta") for buffer in task.buffers()}
+        self._skeleton = copy.deepcopy(task, shapes)
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         mesh = self.processes.mesh(self.device)
-        for layer in (*reversed(chosen.values()), task):  # inner ones first
+        for layer in layers:  # inner ones first
             fully_shard(layer, mesh=mesh)
+        for layer in cast(Any, layers):  # PyTorch 2.8 lays out unequal parts anew at their first use
+            layer.unshard()
+            layer.reshard()
+        if hasattr(task, "set_reduce_scatter_unused_params"):  # gradients meet also where a process has none
+            cast(Any, task).set_reduce_scatter_unused_params(True)
         if not self.same_statistics:
             task.register_forward_pre_hook(lambda task, _: self.processes.spread(list(task.buffers())))
 
@@ -131,8 +157,9 @@ class Sharding:
         """
         replica = self._skeleton.to_empty(device=self.device)
         with torch.no_grad():
-            for own, buffer in zip(replica.buffers(), task.buffers(), strict=True):
-                own.copy_(buffer)
+            buffers = dict(task.named_buffers(remove_duplicate=False))
+            for name, own in replica.named_buffers(remove_duplicate=False):
+                own.copy_(buffers[name])
             own_state = replica.state_dict()
             for name, tensor in tensors.items():
                 own_state[name].copy_(whole(tensor))

@@ -2,10 +2,12 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
@@ -22,7 +24,7 @@ from tests.engine.distributed.test_processes import (
     toy,
 )
 from tests.engine.sessions import session
-from tests.engine.toy import toy_run
+from tests.engine.toy import ToyTask, toy_run
 from tests.together import together
 
 FSDP = {"strategy": "fsdp"}
@@ -130,11 +132,19 @@ def test_shards_and_whole_weights_take_the_same_steps(tmp_path, changes):
     assert_same_weights(tmp_path / "fsdp", tmp_path / "ddp")
 
 
-def begin(processes, folder, changes, number):
+def number(task):
+    task.temperature = nn.Parameter(torch.ones(()))
+
+
+def tied(task):
+    task.second = nn.Linear(4, 8)
+    task.second.weight = task.net[0].weight
+
+
+def begin(processes, folder, changes, change_task):
     config = toy_run(**{**TOY, **FSDP, **changes})
     problem = config.open(share=processes.share)
-    if number:
-        problem.task.temperature = nn.Parameter(torch.ones(()))
+    change_task(problem.task)
     try:
         session(config, folder, problem=problem, processes=processes)
     except ConfigError as error:
@@ -142,19 +152,59 @@ def begin(processes, folder, changes, number):
     return ""
 
 
-def test_what_cannot_be_cut_is_refused_by_name(tmp_path):
-    (first, second) = together(2, begin, tmp_path / "a", {}, True)
+@pytest.mark.parametrize(
+    ("layers", "change_task", "words"),
+    [
+        ((), number, "the parameter temperature is a single number"),
+        (("nett.*",), number, "the parameter temperature is a single number"),
+        (("nett.*",), nn.Module.train, "fsdp.layers: no layer is called 'nett.*'"),
+        (("second",), tied, "fsdp.layers: second shares a weight with net.0.weight"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused_by_name(tmp_path, layers, change_task, words):
+    first, second = together(2, begin, tmp_path / "run", {"fsdp": {"layers": layers}}, change_task)
     assert first == second
-    assert "the parameter temperature is a single number" in first
-    (first, second) = together(2, begin, tmp_path / "b", {"fsdp": {"layers": ["nett.*"]}}, False)
-    assert first == second
-    assert first.startswith("fsdp.layers: no layer is called 'nett.*'")
+    assert words in first
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"], "nothing was begun"
+
+
+class Turns(ToyTask):
+    """Each process uses a layer of its own."""
+
+    def __init__(self, rank):
+        super().__init__(dropout=0.0)
+        self.rank = rank
+        self.branches = nn.ModuleList([nn.Linear(4, 8), nn.Linear(4, 8)])
+
+    def logits(self, batch):
+        x = batch.x.to(self.net[0].weight.dtype)
+        return self.net[1:](self.net[0](x) + self.branches[self.rank](x))
+
+
+def turns(processes, folder, strategy):
+    unused = {"find_unused_parameters": True} if strategy == "ddp" else {}
+    config = toy_run(**{**TOY, "strategy": strategy, **unused})
+    torch.manual_seed(0)
+    problem = replace(config.open(share=processes.share), task=Turns(processes.share.rank).double())
+    session(config, folder, problem=problem, processes=processes)
+
+
+@pytest.mark.skipif(
+    not hasattr(FSDPModule, "set_reduce_scatter_unused_params"),
+    reason="this PyTorch cuts gradients of used layers alone",
+)
+def test_processes_that_use_different_layers_train_all_of_them(tmp_path):
+    for strategy in ("ddp", "fsdp"):
+        together(2, turns, tmp_path / strategy, strategy)
+    assert_same_losses(tmp_path / "fsdp", tmp_path / "ddp")
+    assert_same_weights(tmp_path / "fsdp", tmp_path / "ddp")
 
 
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
         ({"compile": True}, "compile=true"),
+        ({"batch_size": "auto"}, "batch_size=auto"),
         ({"histograms": {}, "log": {"trackers": ["tensorboard"]}}, "histograms"),
         ({"on_nonfinite": "rollback", "rollback": {"keep_on": "host"}}, "rollback.keep_on=host"),
     ],
