@@ -23,6 +23,13 @@ MAY_IMPORT = {
     "cli": {"cli", "api", "config"},
 }
 
+ENGINE_ROOMS = {
+    "distributed": {"distributed"},
+    "run_folder": {"run_folder", "distributed"},
+    "trackers": {"trackers", "run_folder"},
+}
+"""Rooms of the engine, and which of its other rooms they know."""
+
 
 def imports_of(path: Path) -> set[str]:
     found = set()
@@ -45,6 +52,14 @@ def test_imports_point_one_way():
             if not any(name == allowed or name.startswith(allowed + ".") for allowed in MAY_IMPORT[room]):
                 backward.append(f"{path.relative_to(PACKAGE)} imports sightline.{name}")
     assert not backward, "\n".join(backward)
+
+
+def test_rooms_of_the_engine_stand_on_each_other():
+    rooms = {path.name for path in (PACKAGE / "engine").iterdir() if path.is_dir()}
+    for room, known in ENGINE_ROOMS.items():
+        for path in (PACKAGE / "engine" / room).rglob("*.py"):
+            strangers = {n for n in imports_of(path) for other in rooms - known if n.startswith(f"engine.{other}.")}
+            assert not strangers, f"{path}: imports {strangers}"
 
 
 def test_every_folder_is_a_room_of_the_map():

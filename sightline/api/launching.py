@@ -75,7 +75,8 @@ def launch(config: RunConfig, run_dir: Path, stop: StopRequest, *, resume: bool)
         raise StoppedError(f"stopped before the first step. {cure}")
     if code == exit_codes.STOPPED and sessions[-1].outcome is None:
         exit_codes.say(
-            f"the processes ended before they had saved. Go on from the last checkpoint: sightline resume {run_dir}"
+            "the processes ended before they had saved. Go on from the last checkpoint: "
+            f"sightline resume {quote(str(run_dir))}"
         )
         code = 1
     if code not in (0, exit_codes.STOPPED):

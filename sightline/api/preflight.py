@@ -73,7 +73,8 @@ class PreflightReport:
         margin = " " * (10 + first + 2)
         lines = []
         for one in self.findings:
-            shown = [part for text in one.text.splitlines() for part in _wrapped(printable(text), WIDTH - len(margin))]
+            texts = one.text.splitlines() or [""]
+            shown = [part for text in texts for part in _wrapped(printable(text), WIDTH - len(margin))]
             lines.append(f"{one.weight:<10}{one.topic:<{first}}  {shown[0]}")
             lines += [margin + part for part in shown[1:]]
             if one.cure:

@@ -74,14 +74,14 @@ def open_and_train(
             console.say(f"memory ran out before: the run goes on with samples_at_once={noted}")
             config = config.but(samples_at_once=noted)
         config, callbacks = load_callbacks(config, console, again=again)
-        problem = open_problem(config, device, console, processes.share)
+        problem = open_problem(config, run_dir, device, console, processes.share)
         return train_in_folder(
             config, problem, run_dir, processes, device, log, stop, resume=resume, console=console, callbacks=callbacks
         )
 
 
-def open_problem(config: RunConfig, device: torch.device, console: Console, share: Share) -> Problem:
-    """Set up the arithmetic, then open the data."""
+def open_problem(config: RunConfig, run_dir: Path, device: torch.device, console: Console, share: Share) -> Problem:
+    """Set up the arithmetic, then open the data. The run's folder need not exist yet, and its last part may change."""
     import torch
 
     from sightline.engine.precision import set_deterministic
@@ -93,7 +93,7 @@ def open_problem(config: RunConfig, device: torch.device, console: Console, shar
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data = getattr(getattr(config, "data", None), "path", None)
-    check_trackers(config.log, data=data)
+    check_trackers(config.log, run_dir, data=data)
     began = time.perf_counter()
     with console.working("reading the data" if data is not None else "rendering the built-in world at its first use"):
         problem = config.open(share=share)

@@ -124,7 +124,7 @@ def _train_anew(
     found: Sequence[str],
 ) -> TrainResult:
     """Open the data, make the run's folder, and train; ``found`` is to be said first."""
-    from sightline.engine.run_folder.folder import check_new_run_folder, new_run_folder
+    from sightline.engine.run_folder.folder import RUNS, check_new_run_folder, new_run_folder
     from sightline.engine.run_folder.run_log import RunLog
 
     with RunLog(console, config.log.level, rank=processes.share.rank) as log:
@@ -133,7 +133,8 @@ def _train_anew(
         for line in found:
             console.say(line)
         noted, callbacks = load_callbacks(config, console, again="sightline train --from RUN")
-        problem = open_problem(noted, device, console, processes.share)
+        wanted = RUNS / title_of(noted) / (name or "new") if folder is None else folder
+        problem = open_problem(noted, wanted, device, console, processes.share)
         with stop.patiently():  # the folder that is made now is used, or taken away
             made = new_run_folder(title_of(noted), name=name, out=folder) if processes.is_first else None
             run_dir = Path(processes.tell(None if made is None else str(made)))

@@ -281,7 +281,11 @@ def _end_of(process: Any) -> str:
     return f"(process {process.pid}) with exit code {code}{name}"
 
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_STOP_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)  # Windows has two of them
+)
 """What asks a run to finish its step, see ``engine/stop.py``; a closed terminal and schedulers send them to all."""
 
 

@@ -26,6 +26,8 @@ def review_anchors(config: YOLOv7Run, problem: Problem) -> Finding:
     detector = cast(YOLOv7, cast(Detection2D, problem.task).detector)
     annotations = cast(ImageTrainSource, cast(BatchLoader, problem.train_loader).source).annotations
     sizes = box_sizes(annotations, config.image_size)  # (M, 2)
+    if not len(sizes):
+        return Finding("anchors", "note", "no box has a size to compare anchors with")
     fit = judge_anchors(
         sizes,
         detector.network.anchors_px.cpu(),

@@ -53,9 +53,7 @@ class RunFiles:
         by = self._best_by()
         sign = -1 if by.get("direction") == "min" else 1
         best, found = -np.inf, None
-        for row in self.rows:
-            if row.kind != "eval" or not row.values:
-                continue
+        for row in self._evaluations():
             value = row.values.get(str(by.get("metric") or next(iter(row.values))))
             if value is None or not np.isfinite(value):
                 continue
@@ -67,8 +65,12 @@ class RunFiles:
     def main_figure(self) -> str:
         """The figure by which the run calls an evaluation best: that of its configuration, or the first."""
         named = self._best_by().get("metric")
-        first = (name for row in self.rows if row.kind == "eval" for name in row.values)
+        first = (name for row in self._evaluations() for name in row.values)
         return str(named) if named else next(first, "")
+
+    def _evaluations(self) -> list[Row]:
+        """Rows of evaluations that predicted something: a pass of ``evaluate.cycle`` measures losses alone."""
+        return [row for row in self.rows if row.kind == "eval" and not all(map(_is_loss, row.values))]
 
     def _best_by(self) -> dict[str, Any]:
         """``metric``, ``direction`` and ``ties``, as far as the configuration can be read."""
@@ -83,7 +85,7 @@ class RunFiles:
     @property
     def last_figures(self) -> dict[str, float]:
         """The figures of the last evaluation that said anything."""
-        rows = [row for row in self.rows if row.kind == "eval"]
+        rows = self._evaluations()
         return {name: value for name, value in rows[-1].values.items() if value is not None} if rows else {}
 
 
@@ -144,6 +146,11 @@ def series(rows: Sequence[Row], kind: str) -> Series:
             steps.append(row.step)
             values.append(float("nan") if value is None else value)
     return {name: (np.array(steps), np.array(values)) for name, (steps, values) in columns.items()}
+
+
+def _is_loss(name: str) -> bool:
+    """Whether a value is a loss by its name: ``loss`` or ``loss/...``."""
+    return name.partition("/")[0] == "loss"
 
 
 def _bytes(path: Path, limit: int, notes: list[str]) -> bytes:

@@ -10,11 +10,14 @@ import torch
 from torch import nn
 
 from sightline import api
+from sightline.api.preflight import PreflightReport
 from sightline.api.preflight_needs import MemoryNeed, busy, line_through, long_duration, number_of_evaluations
 from sightline.engine import memory
 from sightline.engine.evaluation import EvaluateConfig
+from sightline.engine.finding import Finding
 from sightline.engine.schedule import RunLength
 from tests.cli.tool import RECIPE, TINY, files_in, sightline, write_city
+from tests.data import zoo
 from tests.disks import small_disk
 from tests.engine.toy import ToyRun, ToyTask, toy_run
 
@@ -246,6 +249,22 @@ def test_an_image_that_is_damaged_behind_its_header_is_found(city):
     (said,) = of(report, "images", "problem")
     assert "3.png" in said
     assert of(report, "step", "ok")
+
+
+def test_a_finding_without_words_is_a_line():
+    lines = PreflightReport("r", (Finding("step", "ok", ""), Finding("labels", "note", "one\ntwo"))).lines()
+    assert lines[:3] == ["ok        step    ", "note      labels  one", " " * 18 + "two"]
+
+
+def test_a_split_of_crowds_alone_has_no_box_to_compare_anchors_with(tmp_path):
+    folder = zoo.write_coco(tmp_path / "crowds")
+    path = folder / "annotations/instances_train2017.json"
+    tree = json.loads(path.read_text())
+    for one in tree["annotations"]:
+        one["iscrowd"] = 1
+    path.write_text(json.dumps(tree))
+    report = check(folder)
+    assert of(report, "anchors", "note") == ["no box has a size to compare anchors with -> "]
 
 
 def test_objects_too_small_for_any_anchor_are_a_problem_with_two_cures(city):

@@ -184,7 +184,12 @@ MISTAKES = {
     # data
     "wrong path": (f"train {RECIPE} --data ciyt", "ciyt", "did you mean city"),
     "folder without data": (f"train {RECIPE} --data empty", "empty", "data.yaml", "it holds nothing"),
-    "file that is no data": (f"train {RECIPE} --data plain.txt", "plain.txt"),
+    "file that is no data": (
+        f"train {RECIPE} --data plain.txt",
+        "plain.txt:1",
+        "'hello' names no image",
+        "a data.yaml",
+    ),
     "class too high": (on("class_high"), "3.txt:2", "class 7", "0 to 1", "skip"),
     "class negative": (on("class_negative"), "1.txt:1", "class -3", "sightline check"),
     "NaN in a label": (on("not_a_number"), "0.txt:1", "the box is (nan", "skip"),

@@ -107,6 +107,19 @@ def test_mistakes_are_told_with_exit_code_2(folder, change, told):
     assert not (folder / "run").exists()
 
 
+def test_a_store_of_mlflow_in_the_data_is_refused_before_the_run(folder, monkeypatch):
+    monkeypatch.setattr("sightline.engine.trackers.following._is_installed", lambda package: True)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    small = [change for change in TINY if not change.startswith("log.trackers")]
+    before = bytes_of(folder)
+    for place in (["--out", "city/run"], []):  # beside the run; beside runs, which would lie in the data
+        cwd, data = (folder, "city") if place else (folder / "city", ".")
+        outcome = sightline("train", RECIPE, "--data", data, *place, *small, "log.trackers=[mlflow]", cwd=cwd)
+        assert outcome.code == 2
+        assert "lies in the data set" in outcome.err
+        assert bytes_of(folder) == before
+
+
 def needs(*packages):
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")

@@ -78,8 +78,19 @@ def test_two_formats_in_one_folder_need_a_choice(tmp_path):
     ):
         open_dataset(tmp_path)
     assert open_dataset(tmp_path, format="coco").format == "coco"
-    with pytest.raises(FormatError, match="no data set of the format 'voc'"):
+    with pytest.raises(
+        FormatError, match=r"no data set of the format 'voc'.* with data\.format=yolo .* or data\.format=coco "
+    ):
         open_dataset(tmp_path, format="voc")
+
+
+def test_a_format_that_is_not_there_leads_to_the_one_that_is(tmp_path):
+    zoo.write_yolo(tmp_path / "pets")
+    for path in (tmp_path / "pets", tmp_path / "pets" / "data.yaml"):
+        with pytest.raises(
+            FormatError, match=r"the format 'voc'.* with data\.format=yolo \(--format yolo of sightline"
+        ):
+            open_dataset(path, format="voc")
 
 
 def test_home_is_filled_in(tmp_path, monkeypatch):

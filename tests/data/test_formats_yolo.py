@@ -207,6 +207,14 @@ def test_a_list_of_images_alone(tmp_path):
     assert source.read("val").labels.tolist() == [1]
 
 
+def test_a_text_that_names_no_image_is_no_list(tmp_path):
+    (tmp_path / "plain.txt").write_text("\nhello\nthere\n")
+    with pytest.raises(FormatError, match=r"plain\.txt:2: no list of images: 'hello' names no image\. Give a list"):
+        open_dataset(tmp_path / "plain.txt")
+    (tmp_path / "hello").write_bytes(b"")  # an image may have any name
+    assert open_dataset(tmp_path / "plain.txt").splits == ("train",)
+
+
 def test_names_that_differ_from_those_asked_for_are_refused(tmp_path):
     one_label(tmp_path, "")
     with pytest.raises(FormatError, match="its classes are cat, dog, but asked for were cat, cow"):

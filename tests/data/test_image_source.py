@@ -353,6 +353,13 @@ def test_worker_processes_do_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_the_loader_can_be_imported_where_there_are_few_signals():
+    names = ("SIGHUP", "SIGUSR1", "SIGUSR2", "pthread_sigmask")  # Windows has none of them
+    code = f"import signal; [delattr(signal, name) for name in {names}]; import sightline.data.loader"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_whole_batch_can_be_asked_for_directly(annotations):
     source = ImageTrainSource(annotations, 64, EVERYTHING)
     request = BatchRequest(0, 0, (3, 1))

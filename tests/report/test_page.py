@@ -275,6 +275,28 @@ def test_the_best_evaluation_is_the_one_that_the_configuration_asks_for(tmp_path
     assert read_run(tmp_path).best_row.step == best_step
 
 
+@pytest.mark.parametrize(
+    ("config", "best_step", "main_figure"),
+    [
+        (evaluating(), 200, "AP"),
+        (evaluating(metric="loss", direction="min"), 200, "loss"),
+    ],
+)
+def test_passes_that_measure_losses_alone_are_no_evaluations(tmp_path, config, best_step, main_figure):
+    (tmp_path / "config.yaml").write_text(config)
+    rows = [
+        (100, {"loss": 2.0, "loss/box": 2.0}),
+        (200, {"AP": 0.5, "loss": 1.5}),
+        (300, {"loss": 1.0, "loss/box": 1.0}),
+    ]
+    lines = [json.dumps({"step": step, "epoch": 0, "kind": "eval", "values": values}) for step, values in rows]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    run = read_run(tmp_path)
+    assert run.best_row.step == best_step
+    assert run.main_figure == main_figure
+    assert run.last_figures == {"AP": 0.5, "loss": 1.5}
+
+
 def test_figures_and_moments_are_written_for_people():
     assert [figure(value) for value in (None, 0.12345, 1234.56)] == ["–", "0.123", "1,234.6"]
     assert moment("2026-03-02T10:00:00+00:00") == "2026-03-02 10:00"

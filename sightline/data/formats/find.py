@@ -40,9 +40,8 @@ def open_dataset(
     path = Path(path).expanduser()
     if not exists(path):
         raise FormatError("not_found", path, f"no such file or folder; {what_is_there(path)}")
-    candidates = folder_candidates(path, class_names) if is_folder(path) else file_candidates(path, class_names)
-    if format is not None:
-        candidates = {name: opener for name, opener in candidates.items() if name == format}
+    found = folder_candidates(path, class_names) if is_folder(path) else file_candidates(path, class_names)
+    candidates = {name: opener for name, opener in found.items() if format in (None, name)}
     if len(candidates) > 1:
         several = " and ".join(candidates)
         example = next(iter(candidates))
@@ -53,7 +52,10 @@ def open_dataset(
             cure=f"Choose one: data.format={example}, or sightline check --format {example}.",
         )
     if not candidates:
-        raise FormatError("not_a_dataset", path, not_recognised(path, format))
+        cure = " or ".join(f"data.format={name} (--format {name} of sightline check)" for name in found)
+        raise FormatError(
+            "not_a_dataset", path, not_recognised(path, format), cure=f"It can be read with {cure}." if cure else ""
+        )
     return next(iter(candidates.values()))()
 
 

@@ -393,7 +393,22 @@ def open_folder(path: Path, class_names: Sequence[str] | None) -> YoloSource:
 
 
 def open_list_file(path: Path, class_names: Sequence[str] | None) -> YoloSource:
-    """One list of images; its split is called by the file's name, if that is the name of a split, else ``train``."""
+    """One list of images; its split is called by the file's name, if that is the name of a split, else ``train``.
+
+    Raises:
+        FormatError: If it is a text that names no image.
+    """
+    lines = read_lines(path, "list of images")
+    if lines and not any(is_image_name(Path(text).name) for _, text in lines):
+        line, text = lines[0]
+        if not exists(path.parent / text):
+            raise FormatError(
+                "not_a_dataset",
+                path,
+                f"no list of images: {printable(text, limit=80)!r} names no image",
+                line=line,
+                cure="Give a list with the path of an image in each line, a data.yaml or a folder.",
+            )
     name = split_name(path.stem)
     split = name if name in ("train", "val", "test") else "train"
     names = class_names if class_names is not None else read_classes_file((path.parent, path.parent / "labels"))

@@ -69,7 +69,7 @@ class Profiler(Callback):
     def on_step_end(self, training: Training, report: StepReport) -> None:
         """Begin, count, or end."""
         if self._begin < report.step <= self._end:
-            self._samples += len(report.sample_ids)
+            self._samples += report.num_samples
             self._last_step = report.step
         if report.step == self._begin:
             self.stopwatch.start(training.device)

@@ -12,9 +12,8 @@ from sightline.config.errors import ConfigError
 from sightline.config.override import leaves
 from sightline.engine.device import pick_device
 from sightline.engine.distributed.launch import find_launch
-from sightline.engine.distributed.processes import ALONE, JoinedProcesses, LostProcessError, Processes
+from sightline.engine.distributed.processes import ALONE, JoinedProcesses, LostProcessError, Processes, is_lost
 from sightline.engine.run_config import RunConfig
-from sightline.engine.run_folder.crash_report import is_lost
 
 C = TypeVar("C", bound=RunConfig)
 

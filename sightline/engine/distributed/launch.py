@@ -12,15 +12,21 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sightline.config.errors import ConfigError
+from sightline.config.exit_codes import STOPPED
 from sightline.engine.stop import SIGNALS
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 FIRST_PORT, PORTS = 15000, 20000
 """SLURM gives no port: one is made of the number of the job."""
+PATIENCE_S = 45
+"""How long processes that are told to end may take before they are killed."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def launch_here(work: Callable[..., int], arguments: tuple[Any, ...], *, process
         threads: CPU threads of each, unless OMP_NUM_THREADS says otherwise.
 
     Returns:
-        The exit code of the first process that failed, else the largest one.
+        The exit code of the first process that failed by itself, 1 if all were killed; if none failed the largest one.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -146,11 +152,17 @@ def launch_here(work: Callable[..., int], arguments: tuple[Any, ...], *, process
         codes = elastic_launch(config, work)(*arguments)
         return int(max(codes.values()))
     except ChildFailedError as error:
-        return min((failure.exitcode for failure in error.failures.values() if failure.exitcode > 0), default=1)
+        return _code_of(error.failures.values())
     except SignalException:
-        return INTERRUPTED
+        return STOPPED  # its processes save and stop
     finally:
         _bury(set(multiprocessing.active_children()) - others)
+
+
+def _code_of(failures: Iterable[ProcessFailure]) -> int:
+    """That of the first process that failed by itself; 1 if all were killed."""
+    by_themselves = [failure for failure in failures if failure.exitcode > 0]
+    return min(by_themselves, key=lambda failure: failure.timestamp).exitcode if by_themselves else 1
 
 
 def _taken_signals() -> list[signal.Signals]:
@@ -168,9 +180,3 @@ def _bury(children: set[multiprocessing.process.BaseProcess]) -> None:
         if child.is_alive():
             child.kill()
             child.join()
-
-
-PATIENCE_S = 45
-"""How long processes that are told to end may take before they are killed."""
-INTERRUPTED = 3
-"""What a launch ends with that a signal stopped: its processes save and stop."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -286,3 +287,16 @@ class JoinedProcesses(Processes):
         gc.collect()  # a wrapped module keeps it too
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+_EXCHANGE = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|Connection (closed|reset) by peer|Broken pipe")
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error only says that another process does not answer."""
+    kind = getattr(dist, "DistError", None)  # there is none without distributed torch
+    return (
+        isinstance(error, LostProcessError)
+        or (kind is not None and isinstance(error, kind))
+        or (isinstance(error, RuntimeError) and _EXCHANGE.search(str(error)) is not None)
+    )

@@ -29,14 +29,15 @@ from typing import TYPE_CHECKING, Any
 
 from sightline.config.errors import UserError
 from sightline.engine.distributed.processes import LostProcessError
+from sightline.engine.distributed.processes import is_lost as is_lost  # noqa: PLC0414 - the session takes it from here
 from sightline.engine.memory import peak_memory
 from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.run_folder.fatal_stacks import fatal_end, fatal_stacks, forget_fatal_stacks
 from sightline.engine.run_folder.folder import is_run
 from sightline.engine.run_folder.metrics_log import METRICS_FILE
 from sightline.engine.run_folder.run_record import is_secret, redacted
+from sightline.engine.run_folder.secrets import Secrets
 from sightline.engine.stop import StoppedAtOnce
-from sightline.engine.trackers.secrets import Secrets
 
 if TYPE_CHECKING:
     from sightline.engine.distributed.processes import Share
@@ -50,7 +51,6 @@ LAST_ROWS, MOST_SAMPLES = 5, 256
 PATIENCE_S = 3.0
 """How long a process that lost another one waits for what that one has to say."""
 NO_CRASH = (UserError, KeyboardInterrupt, SystemExit, GeneratorExit, StoppedAtOnce)
-_EXCHANGE = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|Connection (closed|reset) by peer|Broken pipe")
 _KNOWN_PART = re.compile(r"crash_\d+\.json")
 
 
@@ -81,17 +81,6 @@ def crash_reported(config: RunConfig, run_dir: Path | None, share: Share) -> Ite
         if note:
             error.add_note(note)
         raise
-
-
-def is_lost(error: BaseException) -> bool:
-    """Whether an error only says that another process does not answer."""
-    if isinstance(error, LostProcessError):
-        return True
-    distributed = sys.modules.get("torch.distributed")
-    kind = getattr(distributed, "DistError", None)
-    return (kind is not None and isinstance(error, kind)) or (
-        isinstance(error, RuntimeError) and _EXCHANGE.search(str(error)) is not None
-    )
 
 
 def forget_crash(run_dir: Path) -> None:

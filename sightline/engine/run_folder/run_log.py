@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
 from sightline.config.errors import UserError
 from sightline.config.printable import printable
-from sightline.engine.trackers.secrets import Secrets
+from sightline.engine.run_folder.secrets import Secrets
 
 if TYPE_CHECKING:
     from sightline.engine.console import Console

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 
-from sightline.engine.trackers.secrets import without_secrets
+from sightline.engine.run_folder.secrets import without_secrets
 from sightline.engine.trackers.tracker import TrackedRow, Tracker, TrackerGoneError
 
 CAPACITY = 1000

@@ -17,10 +17,10 @@ from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
 from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.run_folder.folder import RUNS
+from sightline.engine.run_folder.secrets import without_secrets
 from sightline.engine.trackers.apart import TrackerApart
 from sightline.engine.trackers.background import BackgroundTracker
 from sightline.engine.trackers.csv_table import CSV_FILE, CsvTracker
-from sightline.engine.trackers.secrets import without_secrets
 from sightline.engine.trackers.tensorboard import TensorBoardTracker
 from sightline.engine.trackers.tracker import Histogram, TrackedRow, Tracker
 
@@ -122,7 +122,7 @@ def open_trackers(config: RunConfig, run_dir: Path, *, log: MetricsLog, from_ste
     Raises:
         ConfigError: If a package is missing.
     """
-    check_trackers(config.log)
+    check_trackers(config.log, run_dir)
     made: list[BackgroundTracker] = []
     for name in config.log.trackers:
         tracker: Tracker
@@ -136,11 +136,12 @@ def open_trackers(config: RunConfig, run_dir: Path, *, log: MetricsLog, from_ste
     return Trackers(made, patience_s=PATIENCE_SECONDS)
 
 
-def check_trackers(log: LogConfig, *, data: Path | None = None) -> None:
+def check_trackers(log: LogConfig, run_dir: Path, *, data: Path | None = None) -> None:
     """See early whether the trackers can work.
 
     Args:
         log: Names them.
+        run_dir: The run's folder, which need not exist yet.
         data: The data set, into which nothing is written.
 
     Raises:
@@ -156,7 +157,7 @@ def check_trackers(log: LogConfig, *, data: Path | None = None) -> None:
                 f"  pip install 'sightline[{name}]', or leave {name} out of log.trackers."
             )
     if "mlflow" in log.trackers and not has_server:
-        folder = (log.mlflow.folder or Path()).absolute()
+        folder = _folder_of_mlflow(log, run_dir)
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"log.mlflow.folder: {folder} is a file. Give a folder: log.mlflow.folder=DIR")
         home = None if data is None else (data if data.is_dir() else data.parent).resolve()
@@ -186,6 +187,10 @@ def params_of(config: Config) -> dict[str, str | int | float | bool | None]:
     return params
 
 
+def _folder_of_mlflow(log: LogConfig, run_dir: Path) -> Path:
+    return (log.mlflow.folder or _beside_runs(run_dir)).absolute()
+
+
 def _beside_runs(run_dir: Path) -> Path:
     """Where ``runs`` lies; the folder above a run that is not in one."""
     above = run_dir.absolute().parents
@@ -199,7 +204,7 @@ def _settings(name: str, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     if name == "mlflow":
         return {
             **settings,
-            "folder": str((config.log.mlflow.folder or _beside_runs(run_dir)).absolute()),
+            "folder": str(_folder_of_mlflow(config.log, run_dir)),
             "experiment": config.log.mlflow.experiment,
         }
     return {

@@ -11,6 +11,7 @@ from sightline.engine.callback import Callback
 from sightline.engine.stopwatch import OFF, RunningStopwatch
 from tests.engine.sessions import session
 from tests.engine.toy import ToyLoader, toy_run
+from tests.together import together
 
 CPU = torch.device("cpu")
 
@@ -77,6 +78,17 @@ def test_waiting_for_data_and_slow_callbacks_are_named(tmp_path, monkeypatch):
     assert "profile of 8 steps (4 to 11)" in said
     assert "data wait" in said
     assert "    Slow " in said
+
+
+def profiled_together(processes, folder):
+    config = toy_run(profile=8)
+    session(config, folder, problem=config.open(share=processes.share), processes=processes)
+
+
+def test_samples_of_all_processes_are_counted(tmp_path):
+    together(2, profiled_together, tmp_path / "a")
+    found = json.loads((tmp_path / "a" / "profile.json").read_text())
+    assert found["samples_per_second"] == pytest.approx((2 * 4 + 2 + 5 * 4) / (found["ms_per_step"] * 8 / 1000))
 
 
 def test_a_run_that_is_shorter_tells_of_the_steps_that_it_had(tmp_path, monkeypatch):

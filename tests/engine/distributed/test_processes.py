@@ -14,7 +14,7 @@ from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.distributed.joining import _agreed
-from sightline.engine.distributed.processes import ALONE, LostProcessError, Processes
+from sightline.engine.distributed.processes import ALONE, LostProcessError, Processes, is_lost
 from sightline.engine.stop import StopRequest
 from tests.engine.sessions import final_state, session
 from tests.engine.toy import ToyTask, toy_run
@@ -379,3 +379,12 @@ def test_a_detector_accumulates_by_boxes_where_it_is_to_be_exact(tmp_path, assig
     together(1, detector, tmp_path / "rough", cut)
     with pytest.raises(AssertionError):
         assert_same_weights(tmp_path / "rough", tmp_path / "whole")
+
+
+def test_errors_of_an_exchange_are_known_from_others():
+    assert is_lost(LostProcessError("gone"))
+    assert is_lost(torch.distributed.DistBackendError("remote process exited"))
+    assert is_lost(RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [x]:1"))
+    assert is_lost(RuntimeError("NCCL communicator was aborted on rank 1"))
+    assert not is_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_lost(ConnectionResetError("Connection reset by peer"))

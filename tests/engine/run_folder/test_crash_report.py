@@ -12,7 +12,7 @@ from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.distributed.processes import WHOLE, LostProcessError, Share
 from sightline.engine.finite import NonFiniteError
-from sightline.engine.run_folder.crash_report import collect, crash_reported, is_lost, stacks_on_request
+from sightline.engine.run_folder.crash_report import collect, crash_reported, stacks_on_request
 from sightline.engine.run_folder.run_record import start_session
 from tests.engine import sessions
 from tests.engine.toy import ToyTask, toy_run
@@ -212,13 +212,6 @@ def test_what_several_processes_wrote_is_put_together_whatever_else_lies_there(t
             1 / 0  # noqa: B018 - an error like any other
     assert [part["rank"] for part in report_of(tmp_path)["ranks"]] == [0, 2]
     assert collect(tmp_path) == tmp_path / "crash.txt"
-
-
-def test_errors_of_an_exchange_are_known_from_others():
-    assert is_lost(RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [x]:1"))
-    assert is_lost(RuntimeError("NCCL communicator was aborted on rank 1"))
-    assert not is_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not is_lost(ConnectionResetError("Connection reset by peer"))
 
 
 @pytest.mark.skipif(not hasattr(faulthandler, "register"), reason="nothing notes stacks on Windows")

@@ -5,6 +5,7 @@ import io
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -128,13 +129,13 @@ def test_a_resumed_run_is_the_same_run_for_its_trackers(tmp_path, monkeypatch):
     assert [one["exit_code"] for one in fakes.told("close")] == [1, 0]
 
 
-def test_a_missing_package_is_told_with_its_cure(monkeypatch):
+def test_a_missing_package_is_told_with_its_cure(tmp_path, monkeypatch):
     monkeypatch.setattr(following, "_is_installed", lambda package: False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name in ("mlflow", "wandb"):
         with pytest.raises(ConfigError, match=rf"pip install 'sightline\[{name}\]'"):
-            check_trackers(with_trackers(name).log)
-    check_trackers(with_trackers("tensorboard", "csv").log)
+            check_trackers(with_trackers(name).log, tmp_path)
+    check_trackers(with_trackers("tensorboard", "csv").log, tmp_path)
 
 
 def test_a_folder_named_like_a_package_is_no_package(tmp_path, monkeypatch):
@@ -155,10 +156,24 @@ def test_the_store_of_mlflow_never_lies_in_the_data(tmp_path, monkeypatch):
         log = toy_run(log={"trackers": ["mlflow"], "mlflow": {"folder": place}}).log
         for given in (data, data / "data.yaml"):
             with pytest.raises(ConfigError, match=r"lies in the data set.*log\.mlflow\.folder=DIR"):
-                check_trackers(log, data=given)
-    check_trackers(toy_run(log={"trackers": ["mlflow"], "mlflow": {"folder": tmp_path}}).log, data=data)
+                check_trackers(log, tmp_path / "run", data=given)
+    check_trackers(toy_run(log={"trackers": ["mlflow"], "mlflow": {"folder": tmp_path}}).log, data / "run", data=data)
     with pytest.raises(ConfigError, match="is a file"):
-        check_trackers(toy_run(log={"trackers": ["mlflow"], "mlflow": {"folder": data / "data.yaml"}}).log)
+        check_trackers(toy_run(log={"trackers": ["mlflow"], "mlflow": {"folder": data / "data.yaml"}}).log, tmp_path)
+
+
+def test_the_folder_that_mlflow_will_use_is_the_one_that_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(following, "_is_installed", lambda package: True)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    data, log = tmp_path / "data", with_trackers("mlflow").log
+    data.mkdir()
+    monkeypatch.chdir(data)
+    check_trackers(log, tmp_path / "run", data=data)  # the store lies beside the run, not in the current folder
+    with pytest.raises(ConfigError, match="lies in the data set"):
+        check_trackers(log, Path("runs/r/1"), data=data)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="lies in the data set"):
+        check_trackers(log, Path("data/run"), data=data)
 
 
 def test_a_tracker_is_named_once_and_its_keys_need_it():
