@@ -30,14 +30,14 @@ from sightline.engine.checkpoint.start_weights import start_from_weights
 from sightline.engine.checkpoint.writer import CheckpointWriter
 from sightline.engine.console import Console
 from sightline.engine.deciding_figures import refuse_unknown_figures, refuse_what_a_batch_does_not_give
-from sightline.engine.distributed.processes import ALONE, Processes
+from sightline.engine.distributed.processes import ALONE, Processes, is_lost
 from sightline.engine.evaluation import Evaluator
 from sightline.engine.going_on import class_name, how_to_resume
 from sightline.engine.limited_loader import limited
 from sightline.engine.log import Logger, LogRow, Sink
 from sightline.engine.loop import Training, train
 from sightline.engine.run_config import Problem, RunConfig
-from sightline.engine.run_folder.crash_report import crash_reported, forget_crash, is_lost, stacks_on_request
+from sightline.engine.run_folder.crash_report import crash_reported, forget_crash, stacks_on_request
 from sightline.engine.run_folder.fatal_stacks import fatal_stacks, how_it_died, stacks_if_it_dies
 from sightline.engine.run_folder.folder import is_run
 from sightline.engine.run_folder.lock import RunLock

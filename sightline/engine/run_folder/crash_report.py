@@ -28,8 +28,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sightline.config.errors import UserError
-from sightline.engine.distributed.processes import LostProcessError
-from sightline.engine.distributed.processes import is_lost as is_lost  # noqa: PLC0414 - the session takes it from here
+from sightline.engine.distributed.processes import LostProcessError, is_lost
 from sightline.engine.memory import peak_memory
 from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.run_folder.fatal_stacks import fatal_end, fatal_stacks, forget_fatal_stacks
