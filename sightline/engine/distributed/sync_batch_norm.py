@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -83,40 +84,43 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mean, variance, count = _statistics(x)
-        inverse = (variance + eps).rsqrt()
-        scale = inverse if weight is None else inverse * weight
-        shift = -mean * scale if bias is None else bias - mean * scale
-        out = x * _spread(scale, x) + _spread(shift, x)
-        ctx.save_for_backward(x, weight, mean, inverse, count)
+        out = functional.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance, count)
-        return out.to(x.dtype), mean, variance, count
+        return out, mean, variance, count
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inverse, count = ctx.saved_tensors
-        axes = _axes(x)
-        grad32 = _exact(grad)
-        normed = (_exact(x) - _spread(mean, x)) * _spread(inverse, x)
-        grad_bias, grad_weight = grad32.sum(axes), (grad32 * normed).sum(axes)
+        x, weight, mean, variance, count = ctx.saved_tensors
+        inverse = (variance + ctx.eps).rsqrt()
+        ones = torch.ones_like(mean) if weight is None else weight
+        grad_weight, grad_bias = torch.zeros_like(mean), torch.zeros_like(mean)
+        if x.numel():
+            _, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+                grad, x, ones, mean, variance, mean, inverse, False, ctx.eps, (False, True, True)
+            )
         sums = torch.cat((grad_bias, grad_weight))
         dist.all_reduce(sums)
         of_bias, of_weight = (sums / count.clamp(min=1)).chunk(2)
-        scale = inverse if weight is None else inverse * weight
-        grad_x = _spread(scale, x) * (grad32 - _spread(of_bias, x) - normed * _spread(of_weight, x))
+        # scale * (grad - of_bias - (x - mean) * inverse * of_weight), in two passes over the batch
+        scale = inverse * ones
+        slope = -scale * inverse * of_weight
+        shift = -scale * of_bias - slope * mean
+        grad_x = torch.addcmul(_spread(shift, x), x, _spread(slope, x)).addcmul_(grad, _spread(scale, x))
         own = (None, None) if weight is None else (grad_weight, grad_bias)
         return grad_x.to(x.dtype), *own, None
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and biased variance (C,) over all processes, and how many values of a channel they are of, ()."""
-    axes, x32 = _axes(x), _exact(x.detach())
     channels = x.shape[1]
-    count = x32.new_full((1,), x.numel() // channels if channels else 0)
-    if x.numel():
-        variance, mean = torch.var_mean(x32, axes, correction=0)
-    else:
-        variance, mean = x32.new_zeros(channels), x32.new_zeros(channels)
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    mean, variance = x.new_zeros((2, channels), dtype=exact)
+    count = mean.new_full((1,), x.numel() // channels if channels else 0)
+    if x.numel():  # the second and third argument only say in which type to compute
+        mean, variance = torch.batch_norm_update_stats(x.detach(), mean, variance, 0.0)
     own = torch.cat((mean, variance, count))
     shares = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(shares, own)
@@ -127,15 +131,6 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = (means * shares_of_total).sum(0)
     variance = ((variances + (means - mean).square()) * shares_of_total).sum(0)
     return mean, variance, total
-
-
-def _exact(x: Tensor) -> Tensor:
-    """Half precision as float32."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _axes(x: Tensor) -> list[int]:
-    return [axis for axis in range(x.dim()) if axis != 1]
 
 
 def _spread(values: Tensor, x: Tensor) -> Tensor:
