@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import shlex
 
 import pytest
@@ -13,6 +14,7 @@ from sightline.engine.finite import NonFiniteError
 from sightline.engine.going_on import how_to_resume
 from tests.engine.sessions import StopAt, final_state, session
 from tests.engine.toy import ToyTask, toy_run
+from tests.forked import forked
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,10 @@ def test_compile_is_asked_of_the_parts_that_the_task_names(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_a_compiled_task_has_the_losses_of_the_plain_one(tmp_path):
     def losses(name: str, **changes) -> list[float]:
-        session(toy_run(epochs=2, dropout=0.0, log={"every_steps": 1, "trackers": []}, **changes), tmp_path / name)
+        config = toy_run(epochs=2, dropout=0.0, log={"every_steps": 1, "trackers": []}, **changes)
+        # The compiler starts threads of autograd, after which no child of this process could train any more.
+        pid = forked(lambda: session(config, tmp_path / name) and None)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         return [row["values"]["loss"] for row in rows if row["kind"] == "train"]
 
