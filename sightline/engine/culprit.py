@@ -50,9 +50,8 @@ def _first_output(training: Training, batch: Any) -> str:
 
     def look(name: str, module: nn.Module, output: Any) -> None:
         if not found and any(not is_finite(tensor) for tensor in _tensors_in(output)):
-            found.append(
-                f"output of {name} ({type(module).__name__.removeprefix('FSDP')})"
-            )  # as a layer in shards is called
+            kind = type(module).__name__.removeprefix("FSDP")  # which a layer in shards is called
+            found.append(f"output of {name} ({kind})")
 
     hooks = [
         module.register_forward_hook(lambda module, _, output, name=name: look(name, module, output))

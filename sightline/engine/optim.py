@@ -175,7 +175,6 @@ class Optimizer(ABC):
                 names, parameters = [name for name, _ in members], [parameter for _, parameter in members]
                 self._buckets.append(_Bucket(number, names, parameters, self.slots))
         self._parameters = [parameter for bucket in self._buckets for parameter in bucket.owners]
-        self._is_cut = False
         self._kernel: Callable[..., Any] | None = getattr(torch, self.kernel, None) if fused else None
 
     def take_parts(self, module: nn.Module, sharding: Sharding) -> None:
@@ -187,12 +186,11 @@ class Optimizer(ABC):
             replace(group, parameters=tuple(parameters[name] for name in group.names)) for group in self.groups
         )
         self._parameters = [parameter for bucket in self._buckets for parameter in bucket.owners]
-        self._is_cut = True
 
     def gradients(self) -> list[Tensor]:
         """The gradients that exist, for clipping and unscaling. Changing them in place changes the update."""
         grads = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        return own_parts(grads) if self._is_cut else grads
+        return own_parts(grads) if self._buckets[0].is_cut else grads
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

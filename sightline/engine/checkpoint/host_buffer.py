@@ -111,9 +111,8 @@ class HostBuffer:
         events = []
         if queued:
             torch._foreach_copy_([view for view, _ in queued], [tensor for _, tensor in queued], non_blocking=True)
-        if any(tensor.is_cuda for tensor in tensors.values()):
-            for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
-                events.append(torch.cuda.current_stream(device).record_event())
+        for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+            events.append(torch.cuda.current_stream(device).record_event())
         if copied:
             torch._foreach_copy_([view for view, _ in copied], [tensor for _, tensor in copied])
         return events

@@ -113,7 +113,7 @@ class Sharding:
         self._skeleton = copy.deepcopy(task, shapes)
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         mesh = self.processes.mesh(self.device)
-        for layer in layers:  # inner ones first
+        for layer in layers:  # the task last: it takes what is left
             fully_shard(layer, mesh=mesh)
         for layer in cast(Any, layers):  # PyTorch 2.8 lays out unequal parts anew at their first use
             layer.unshard()
