@@ -10,7 +10,7 @@ from sightline.api.configuration import describe_config, describe_keys, list_rec
 from sightline.api.datasets import check, score_coco, world
 from sightline.api.inference import Figures, evaluate
 from sightline.api.output import check_output, write_output
-from sightline.api.prediction import Found, PicturePrediction, Predictor, free_folder, load, predict
+from sightline.api.prediction import PicturePrediction, Predictor, free_folder, load, predict
 from sightline.api.preflight import PreflightReport, names_a_run, near_recipe, preflight
 from sightline.api.runs import RunComparison, compare, plot_lr, report, status
 from sightline.api.series import CheckpointFigures, Series, evaluate_all, step_aside
@@ -21,7 +21,6 @@ from sightline.api.training import resume, train
 __all__ = [
     "CheckpointFigures",
     "Figures",
-    "Found",
     "PicturePrediction",
     "Predictor",
     "PreflightReport",

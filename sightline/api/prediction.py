@@ -1,4 +1,4 @@
-"""A trained 2D detector on a user's own pictures: image, folder, pattern or video in, pictures and JSON out."""
+"""A trained model on a user's own pictures: image, folder, pattern or video in, pictures and JSON out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sightline.api.configuration import PathLike, read_config
 from sightline.api.inference import class_names_of, load_weights, open_run, refuse_unused
@@ -18,24 +18,13 @@ from sightline.config.printable import printable
 if TYPE_CHECKING:
     import numpy as np
 
-    from sightline.data.sample import BoxPrediction
     from sightline.engine.checkpoint.reader import Checkpoint
-    from sightline.engine.run_config import RunConfig
+    from sightline.recipes.images import ImageRun
+    from sightline.tasks.image_model import Found, ImageModel
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 PREDICTION_KEYS = ("image_size", "device", "threads", "model")
 """Keys and groups that a prediction uses."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """One detected object."""
-
-    class_name: str
-    label: int
-    score: float
-    box_xyxy: tuple[float, float, float, float]
-    """Pixels of the original image."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +34,21 @@ class PicturePrediction:
     file: str
     frame: int | None
     """Number of a video's frame, from 0; None for an image."""
-    detections: tuple[Found, ...]
-    """Best first."""
+    found: tuple[Found, ...]
+    """Best first: ``FoundBox`` of a detector, ``Found`` of a classifier."""
+    words: str
+    """The same in a few words."""
+    key: str
+    """What ``found`` is called in ``predictions.json``: ``detections`` or ``classes``."""
     picture: Path | None = None
-    """Where the picture with boxes is."""
+    """Where the picture with the answers drawn in is."""
     error: str = ""
-    """Why there are no detections."""
+    """Why nothing was found."""
 
     def __str__(self) -> str:
         """``photos/a.jpg: 2 car, 1 person``."""
         place = printable(self.file) + ("" if self.frame is None else f" frame {self.frame}")
-        names = [one.class_name for one in self.detections]
-        counts = {name: names.count(name) for name in dict.fromkeys(names)}
-        return f"{place}: " + (
-            self.error or ", ".join(f"{count} {printable(name)}" for name, count in counts.items()) or "nothing"
-        )
+        return f"{place}: {self.error or self.words or 'nothing'}"
 
     def as_dict(self) -> dict[str, Any]:
         """The entry of ``predictions.json``."""
@@ -70,88 +59,63 @@ class PicturePrediction:
             return entry | {"error": self.error}
         if self.picture is not None:
             entry["picture"] = self.picture.name
-        entry["detections"] = [
-            {
-                "class": one.class_name,
-                "label": one.label,
-                "score": round(one.score, 5),
-                "box_xyxy": [round(value, 2) for value in one.box_xyxy],
-            }
-            for one in self.detections
-        ]
-        return entry
+        return entry | {self.key: [one.as_dict() for one in self.found]}
 
 
 class Predictor:
-    """A trained 2D detector, ready to use. Made by ``sightline.load``."""
+    """A trained model, ready to use on pictures. Made by ``sightline.load``."""
 
-    def __init__(self, config: RunConfig, checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
+    def __init__(self, config: ImageRun, checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
         import torch
 
         from sightline.engine.device import pick_device
-        from sightline.recipes.detection2d import Detection2DRun
-        from sightline.tasks.detection2d import Detection2D
 
-        assert isinstance(config, Detection2DRun), "load() has looked"
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        self.class_names = tuple(class_names)
-        self.image_size = config.image_size
         self.device = pick_device(config.device)
-        detector = config.build_detector(len(class_names))
-        task = Detection2D(detector, class_names=class_names)
-        load_weights(task, checkpoint)
-        fuse = getattr(detector, "fuse", None)
-        if fuse is not None:
-            task.detector = fuse()
-        self.stride = int(cast(Any, detector).stride)
-        self.task = task.to(self.device).eval()
+        self.model: ImageModel = config.image_model(class_names)
+        load_weights(self.model.task, checkpoint)
+        self.model.prepare(self.device)
+        self.class_names = self.model.class_names
 
-    def __call__(self, image: np.ndarray[Any, Any]) -> BoxPrediction:
-        """Detect on one picture.
+    def __call__(self, image: np.ndarray[Any, Any]) -> Any:
+        """Predict on one picture.
 
         Args:
             image: (H, W, 3) uint8 RGB.
 
         Returns:
-            Boxes in pixels of the picture, best first.
+            A ``BoxPrediction`` with boxes in pixels of the picture, best first; of a classifier a ``ClassPrediction``.
         """
         import torch
 
-        from sightline.data.single_image import batch_of_one
-
         with torch.inference_mode():
-            batch = batch_of_one(image, self.image_size, stride=self.stride)
-            return self.task.predict(batch.to(self.device))[0]
+            return self.model.task.predict(self.model.batch_of(image).to(self.device))[0]
 
-    def found_on(self, image: np.ndarray[Any, Any], *, score_threshold: float = 0.25) -> tuple[Found, ...]:
-        """As calling it, as plain values: the detections with at least this score, best first."""
-        prediction = self(image)
-        rows = zip(prediction.labels.tolist(), prediction.scores.tolist(), prediction.boxes_xyxy.tolist(), strict=True)
-        return tuple(
-            Found(self.class_names[label], label, score, (box[0], box[1], box[2], box[3]))
-            for label, score, box in rows
-            if score >= score_threshold
-        )
+    def found_on(self, image: np.ndarray[Any, Any], *, score_threshold: float | None = None) -> tuple[Found, ...]:
+        """As calling it, as plain values: the answers with at least this score (a detector's 0.25), best first."""
+        threshold = self.model.score_threshold if score_threshold is None else score_threshold
+        return self.model.found(self(image), score_threshold=threshold)
 
     def predict_files(
-        self, sources: Sequence[PathLike], *, out: Path, score_threshold: float, pictures: bool
+        self, sources: Sequence[PathLike], *, out: Path, score_threshold: float | None, pictures: bool
     ) -> Iterator[PicturePrediction]:
-        """Detect on images, folders, patterns or videos; see ``sightline.predict``."""
+        """Predict on images, folders, patterns or videos; see ``sightline.predict``."""
         paths = files_of(sources)
         _refuse_overwriting(paths, out)
         entries: list[dict[str, Any]] = []
         used: set[Path] = set()
+        key = self.model.answers
         try:
             for path, frame, image in _frames(paths):
                 if isinstance(image, DataError):
                     if len(paths) == 1:
                         raise image
-                    result = PicturePrediction(str(path), frame, (), error=_reason(image, path))
+                    result = PicturePrediction(str(path), frame, (), "", key, error=_reason(image, path))
                 else:
                     found = self.found_on(image, score_threshold=score_threshold)
                     drawn = self._write_picture(out, path, frame, image, found, used) if pictures else None
-                    result = PicturePrediction(str(path), frame, found, drawn)
+                    result = PicturePrediction(str(path), frame, found, self.model.tell(found), key, drawn)
                 entries.append(result.as_dict())
                 yield result
         finally:
@@ -161,15 +125,9 @@ class Predictor:
     def _write_picture(
         self, out: Path, path: Path, frame: int | None, image: Any, found: Sequence[Found], used: set[Path]
     ) -> Path:
-        import numpy as np
-
         from sightline.engine.callbacks.gallery import write_picture
-        from sightline.tasks.drawing import draw_boxes
 
-        boxes = np.array([one.box_xyxy for one in found], dtype=np.float32).reshape(-1, 4)
-        labels = np.array([one.label for one in found], dtype=np.int64)
-        scores = np.array([one.score for one in found], dtype=np.float32)
-        drawn = draw_boxes(image, boxes, labels, self.class_names, scores=scores)
+        drawn = self.model.draw(image, found)
         target = _unused(out / f"{path.stem if frame is None else f'{path.stem}_{frame:06d}'}.jpg", used)
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -190,15 +148,13 @@ def load(run: PathLike, *, checkpoint: str = "best", changes: Sequence[str] = ()
     Raises:
         UserError: If there is no such run or checkpoint, or it is damaged.
     """
-    from sightline.recipes.detection2d import Detection2DRun
+    from sightline.recipes.images import ImageRun
 
     run_dir, found = open_run(Path(run), checkpoint)
     config = read_config(run_dir, changes)
     refuse_unused(changes, PREDICTION_KEYS, "a prediction")
-    if not isinstance(config, Detection2DRun):
-        raise ConfigError(
-            f"{printable(run_dir)}: only 2D detectors predict on images, and this is a run of {title_of(config)}."
-        )
+    if not isinstance(config, ImageRun):
+        raise ConfigError(f"{printable(run_dir)}: a run of {title_of(config)} does not predict on images.")
     return Predictor(config, found, class_names_of(run_dir))
 
 
@@ -207,14 +163,14 @@ def predict(
     source: PathLike | Sequence[PathLike],
     *,
     out: PathLike | None = None,
-    score_threshold: float = 0.25,
+    score_threshold: float | None = None,
     checkpoint: str = "best",
     pictures: bool = True,
     changes: Sequence[str] = (),
 ) -> Iterator[PicturePrediction]:
-    """Detect on images, folders, patterns (``photos/*.jpg``) or videos, one picture at a time.
+    """Predict on images, folders, patterns (``photos/*.jpg``) or videos, one picture at a time.
 
-    Pictures with the boxes drawn in and ``predictions.json`` are written to ``out``. A picture that cannot be read
+    Pictures with the answers drawn in and ``predictions.json`` are written to ``out``. A picture that cannot be read
     gives a result with an ``error``, unless it is the only one.
 
     Args:
@@ -222,7 +178,7 @@ def predict(
         source: One source or several.
         out: Folder for the results; files of the same name in it are replaced. Default: ``predictions``, or
             ``predictions-2`` and so on where that exists.
-        score_threshold: Detections below this score are left out.
+        score_threshold: Answers below this score are left out; 0.25 of a detector, 0.01 of a classifier by default.
         checkpoint: ``best``, ``latest``, or a step; of a run folder.
         pictures: Whether to write pictures.
         changes: ``key=value`` texts, e.g. ``image_size=640``.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sightline.api.own_runs import title_of
 from sightline.api.table import Table
@@ -14,7 +13,6 @@ from sightline.config.printable import counted, printable
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from sightline.engine.loop import Training
     from sightline.engine.run_config import Problem, RunConfig
@@ -53,14 +51,12 @@ def about_session(record: RunRecord) -> list[str]:
 
 
 def _model(config: RunConfig, training: Training) -> str:
-    from sightline.recipes.detection2d import Detection2DRun
+    from sightline.recipes.images import ImageRun
 
     count = sum(parameter.numel() for parameter in training.task.parameters())
     text = f"{printable(title_of(config))}, {count:,} parameters"
-    if isinstance(config, Detection2DRun):
-        size = config.image_size
-        detector: Any = training.task.detector
-        text += f", {convolution_gflops(detector, size, is_compiled=config.compile):.3g} GFLOPs at {size} x {size}"
+    if isinstance(config, ImageRun):
+        text += f", {config.describe_model(training.task)}"
     return text
 
 
@@ -70,39 +66,6 @@ def _frozen(config: RunConfig, training: Training) -> list[tuple[str, str]]:
     frozen = describe_frozen(training.task)
     as_it_was = " as initialised (weights=null)" if config.weights is None else ""
     return [("frozen", frozen + as_it_was)] if frozen else []
-
-
-def convolution_gflops(detector: nn.Module, image_size: int, *, is_compiled: bool = False) -> float:
-    """Operations of all convolutions for one square image, in 10^9; a multiplication and an addition are two.
-
-    The detector looks at a small black image and the count is scaled up, which is exact for convolutions that see
-    the whole image. A detector that is to be compiled is not compiled for this: the small image would cost as much
-    time as the run's own size.
-    """
-    import torch
-    from torch import nn
-
-    small = 2 * int(detector.stride)  # type: ignore[arg-type]
-    operations = 0
-
-    def count(module: nn.Module, _inputs: object, out: torch.Tensor) -> None:
-        nonlocal operations
-        assert isinstance(module, nn.Conv2d)
-        operations += 2 * out.numel() * module.weight[0].numel()
-
-    hooks = [m.register_forward_hook(count) for m in detector.modules() if isinstance(m, nn.Conv2d)]
-    training = [module for module in detector.modules() if module.training]
-    as_written = torch.compiler.set_stance("force_eager") if is_compiled else contextlib.nullcontext()
-    place = next(detector.parameters()).device
-    try:
-        with torch.no_grad(), as_written:
-            detector.eval().detect(torch.zeros(1, 3, small, small, device=place))  # type: ignore[operator]
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module in training:
-            module.training = True
-    return operations * (image_size / small) ** 2 / 1e9
 
 
 def _data(config: RunConfig, problem: Problem) -> list[str]:

@@ -1,4 +1,4 @@
-"""Commands that use a trained model: evaluate it, detect with it, score the results of any tool."""
+"""Commands that use a trained model: evaluate it, predict with it, score the results of any tool."""
 
 from __future__ import annotations
 
@@ -109,11 +109,14 @@ def predict(
         Path | None,
         typer.Option(help="folder for pictures and predictions.json; default predictions, predictions-2, ..."),
     ] = None,
-    score: Annotated[float, typer.Option(min=0, max=1, help="leave out detections below this score")] = 0.25,
+    score: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="leave out what scores below this; default 0.25, of a classifier 0.01"),
+    ] = None,
     checkpoint: Checkpoint = "best",
-    pictures: Annotated[bool, typer.Option(help="write pictures with the boxes drawn in")] = True,
+    pictures: Annotated[bool, typer.Option(help="write pictures with the answers drawn in")] = True,
 ) -> None:
-    """Detect on your own images.
+    """Predict on your own images.
 
     Examples:
         sightline predict runs/yolov7-tiny-small/1 photos/
