@@ -155,10 +155,16 @@ class Console(Callback):
         return "" if self._row is None else "  ".join(_train_parts(self._row, digits, self._unit))
 
 
+_UNSHOWN = ("loss", "grad_norm", "skipped_steps")
+"""Values of a row that the line leaves out."""
+
+
 def _train_parts(row: LogRow, digits: int, unit: str) -> list[str]:
     values = row.values
     losses = [
-        f"{name.removeprefix('loss/')} {value:.{digits}f}" for name, value in values.items() if name.startswith("loss/")
+        f"{name.removeprefix('loss/')} {value:.{digits}f}"
+        for name, value in values.items()
+        if name.startswith("loss/") or ("/" not in name and name not in _UNSHOWN)
     ]
     rates = [value for name, value in values.items() if name.startswith("lr/")]
     parts = [

@@ -127,8 +127,8 @@ class ValidationLosses:
                 stack.enter_context(training_mode_without_traces(task))
                 reseed(precision.device, 0, int(batch.sample_ids[0]) if len(batch) else 0)
             stack.enter_context(precision.autocast())
-            losses = task(batch)
-        losses = processes.mean(processes.whole_batch(losses, len(batch), of=length, is_whole=task.losses_are_whole))
+            mine = {name: value for name, value in task(batch).items() if name not in task.only_shown}
+        losses = processes.mean(processes.whole_batch(mine, len(batch), of=length, is_whole=task.losses_are_whole))
         values = torch.stack([value.detach().float() for value in losses.values()])
         self._batches.append((tuple(losses), values, length))  # still on the device: nothing waits for it
 

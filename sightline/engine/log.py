@@ -199,9 +199,12 @@ class Logger(Callback):
 
     def _emit(self, training: Training, report: StepReport) -> None:
         means = [float(value) / self._steps for value in self._sums]
-        values = {f"loss/{name}": mean for name, mean in zip(self._names, means, strict=True)}
+        shown = training.task.only_shown
+        values = {
+            name if name in shown else f"loss/{name}": mean for name, mean in zip(self._names, means, strict=True)
+        }
         if means:
-            values["loss"] = sum(means)
+            values["loss"] = sum(mean for name, mean in zip(self._names, means, strict=True) if name not in shown)
         for group, now in zip(training.optimizer.groups, report.values, strict=True):
             values[f"lr/{group.rule.name}"] = now.lr
         if self._norm is not None:

@@ -122,7 +122,7 @@ def _take_steps(
                     shown = len(part.batch) * part.of
                     losses = processes.whole_batch(losses, shown, of=place.samples, is_whole=t.task.losses_are_whole)
                     stopwatch.lap("backward")
-                    precision.backward(losses, place.weight / part.of)
+                    precision.backward(losses, place.weight / part.of, but=t.task.only_shown)
                 window.append((processes.mean(losses), place.weight / part.of))
                 t.guard.meet(window[-1][0], partial(first_culprit, t, part.batch, t.iteration))
         except (RuntimeError, MemoryError) as error:

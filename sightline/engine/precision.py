@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from operator import add
@@ -146,12 +146,20 @@ class Precision:
             return self._nothing
         return torch.autocast(self.device.type, dtype=self.dtype)
 
-    def backward(self, losses: Mapping[str, Tensor], weight: float = 1.0) -> None:
+    def backward(
+        self, losses: Mapping[str, Tensor], weight: float = 1.0, *, but: Collection[str] = frozenset()
+    ) -> None:
         """Add the gradient of the sum of the losses, times ``weight``, to the parameters' gradients.
 
         In fp16 the gradients are scaled up until ``unscale``.
+
+        Args:
+            losses: Scalars by name.
+            weight: Of their sum.
+            but: Names of those that are not minimised.
         """
-        total = reduce(add, losses.values())
+        counted = [value for name, value in losses.items() if name not in but] if but else losses.values()
+        total = reduce(add, counted)
         if weight != 1.0:
             total = total * weight
         if self.scaler is not None:

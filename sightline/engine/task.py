@@ -133,6 +133,10 @@ class Task(nn.Module):
         """
         return None
 
+    only_shown: ClassVar[frozenset[str]] = frozenset()
+    """Names of what ``forward`` gives beside its losses: figures of the batch such as its accuracy. They are averaged
+    as losses are and logged under their own names, but not minimised."""
+
     losses_need_training_mode: bool = False
     """Whether ``forward`` gives losses in training mode alone, as torchvision's detectors do. Losses of validation
     data are then measured in that mode, with running statistics in use but fixed and without dropout."""
@@ -148,7 +152,7 @@ class Task(nn.Module):
         return self
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
-        """Weighted scalar losses by name, with gradients; their sum is minimised.
+        """Weighted scalar losses by name, with gradients; the sum of those not in ``only_shown`` is minimised.
 
         Each loss is a mean over the samples (or what they contain) of the batch, so that its size does
         not depend on the batch size. In a run of several processes the batch may be empty.
