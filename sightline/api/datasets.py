@@ -28,7 +28,8 @@ def check(
 
     Args:
         data: The data set.
-        format: ``yolo``, ``coco`` or ``voc`` where a folder holds several; found by looking without it.
+        format: ``yolo``, ``coco``, ``voc``, or one of image classes such as ``class_folders``, where a folder holds
+            several; found by looking without it.
         decode: Decode every image, which finds damage behind the header.
         same_content: Look for images that are copies of each other.
         progress: Called now and then with the number of images looked at and their total.
@@ -39,14 +40,15 @@ def check(
     """
     from sightline.data.check import check_dataset
     from sightline.data.formats.find import FormatName
+    from sightline.data.formats.find_classes import ClassFormatName
 
-    names = get_args(FormatName)
+    names = (*get_args(FormatName), *get_args(ClassFormatName))
     if format is not None and format not in names:
         near = did_you_mean(format, names) or f" There are: {', '.join(names)}."
         raise ConfigError(f"check: no format {printable(format)!r}.{near}")
     return check_dataset(
         Path(data).expanduser(),
-        format=cast("FormatName | None", format),
+        format=cast("FormatName | ClassFormatName | None", format),
         decode=decode,
         same_content=same_content,
         progress=progress,

@@ -28,7 +28,7 @@ def check(
         str,
         typer.Argument(
             metavar="DATA|RECIPE",
-            help="a data set (YOLO, COCO or Pascal VOC), or a recipe or YAML file of changes; what exists is a path",
+            help="a data set (boxes or image classes), or a recipe or YAML file of changes; what exists is a path",
             show_default=False,
             autocompletion=recipe_names,
         ),
@@ -43,7 +43,7 @@ def check(
     format: Annotated[
         str | None,
         typer.Option(
-            help="DATA: yolo, coco or voc, where a folder holds several",
+            help="DATA: yolo, coco, voc, class_folders, ... where a folder holds several",
             show_default=False,
             autocompletion=_formats,
         ),

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from sightline.config.printable import counted, printable
 from sightline.data.annotations import Fault, ImageAnnotations
+from sightline.data.class_labels import ClassLabels
 from sightline.data.decode import decode_bytes, read_image_bytes
 from sightline.data.faults import KINDS, FormatError, by_kind, make_fault
+from sightline.data.formats.class_source import ClassSource
 from sightline.data.formats.find import FormatName, open_dataset
+from sightline.data.formats.find_classes import ClassFormatName, class_candidates, open_class_dataset
 from sightline.data.formats.source import DataSource
 from sightline.data.image_header import ImageError
 
@@ -35,6 +38,36 @@ class SplitReport:
     num_boxes: int
     boxes_per_class: tuple[int, ...]
 
+    def rows(self, class_names: Sequence[str]) -> list[tuple[str, int]]:
+        """Counts in the order of the table."""
+        return [
+            ("images", self.num_images),
+            ("  unusable", self.num_unusable),
+            ("  background", self.num_background),
+            ("boxes", self.num_boxes),
+            *((f"  {name}", count) for name, count in zip(class_names, self.boxes_per_class, strict=True)),
+        ]
+
+
+@dataclass(frozen=True)
+class ClassSplitReport:
+    """What a split of images with one class each holds."""
+
+    name: str
+    num_images: int
+    """Images listed, unusable ones included."""
+    num_unusable: int
+    """Images that a fatal fault spoils."""
+    images_per_class: tuple[int, ...]
+
+    def rows(self, class_names: Sequence[str]) -> list[tuple[str, int]]:
+        """Counts in the order of the table."""
+        return [
+            ("images", self.num_images),
+            ("  unusable", self.num_unusable),
+            *((f"  {name}", count) for name, count in zip(class_names, self.images_per_class, strict=True)),
+        ]
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -43,7 +76,7 @@ class CheckReport:
     path: Path
     format: str
     class_names: tuple[str, ...]
-    splits: tuple[SplitReport, ...]
+    splits: tuple[SplitReport | ClassSplitReport, ...]
     faults: tuple[Fault, ...]
     """Each once, though several splits may share files."""
     num_decoded: int
@@ -61,7 +94,10 @@ class CheckReport:
             "format": self.format,
             "class_names": list(self.class_names),
             "num_decoded": self.num_decoded,
-            "splits": [vars(split) | {"boxes_per_class": list(split.boxes_per_class)} for split in self.splits],
+            "splits": [
+                {key: list(value) if isinstance(value, tuple) else value for key, value in vars(split).items()}
+                for split in self.splits
+            ],
             "faults": [
                 {
                     "kind": fault.kind,
@@ -99,15 +135,10 @@ class CheckReport:
 
     def _table(self) -> list[str]:
         """Counts by split, one column each."""
-        rows: list[tuple[str, ...]] = [
-            ("", *(split.name for split in self.splits)),
-            ("images", *(f"{split.num_images:,}" for split in self.splits)),
-            ("  unusable", *(f"{split.num_unusable:,}" for split in self.splits)),
-            ("  background", *(f"{split.num_background:,}" for split in self.splits)),
-            ("boxes", *(f"{split.num_boxes:,}" for split in self.splits)),
-        ]
-        for number, name in enumerate(self.class_names):
-            rows.append((f"  {name}", *(f"{split.boxes_per_class[number]:,}" for split in self.splits)))
+        columns = [split.rows(self.class_names) for split in self.splits]
+        rows: list[tuple[str, ...]] = [("", *(split.name for split in self.splits))]
+        for cells in zip(*columns, strict=True):
+            rows.append((cells[0][0], *(f"{count:,}" for _, count in cells)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return [
             "  ".join(
@@ -121,7 +152,7 @@ def check_dataset(
     path: Path | str,
     *,
     class_names: Sequence[str] | None = None,
-    format: FormatName | None = None,
+    format: FormatName | ClassFormatName | None = None,
     decode: bool = False,
     same_content: bool = False,
     num_threads: int = 4,
@@ -130,9 +161,9 @@ def check_dataset(
     """Read every split of a data set and report what is there and what is wrong. Writes nothing.
 
     Args:
-        path: Folder or file, as for ``open_dataset``.
-        class_names: As for ``open_dataset``.
-        format: As for ``open_dataset``.
+        path: Folder or file, as for ``open_dataset`` or ``open_class_dataset``.
+        class_names: As there.
+        format: As there.
         decode: Decode every image as a whole, which finds those that are cut off or damaged behind their header.
         same_content: Look for images that are copies of each other, byte for byte.
         num_threads: Threads for these two.
@@ -141,9 +172,9 @@ def check_dataset(
     Raises:
         FormatError: If the data set cannot be opened, or none of its splits can be read.
     """
-    source = open_dataset(path, class_names=class_names, format=format)
+    source = open_any(path, class_names, format)
     faults = list(source.faults)
-    read: dict[str, ImageAnnotations] = {}
+    read: dict[str, ImageAnnotations | ClassLabels] = {}
     names = source.class_names
     for split in source.splits:
         try:
@@ -170,7 +201,25 @@ def check_dataset(
     )
 
 
-def unused_files(source: DataSource) -> list[Fault]:
+def open_any(
+    path: Path | str, class_names: Sequence[str] | None, format: FormatName | ClassFormatName | None
+) -> DataSource | ClassSource:
+    """A data set of images with boxes, or of image classes.
+
+    Raises:
+        FormatError: As ``open_dataset``, or as ``open_class_dataset`` where the path holds image classes.
+    """
+    if format in get_args(ClassFormatName):
+        return open_class_dataset(path, class_names=class_names, format=cast(ClassFormatName, format))
+    try:
+        return open_dataset(path, class_names=class_names, format=cast("FormatName | None", format))
+    except FormatError as error:
+        if format is not None or error.fault.kind != "not_a_dataset" or not class_candidates(Path(path)):
+            raise
+    return open_class_dataset(path, class_names=class_names)
+
+
+def unused_files(source: DataSource | ClassSource) -> list[Fault]:
     """Files that no split uses; none if a split is too broken to say."""
     try:
         return source.unused()
@@ -178,15 +227,19 @@ def unused_files(source: DataSource) -> list[Fault]:
         return []
 
 
-def readable_images(annotations: ImageAnnotations) -> Iterator[int]:
-    """Images whose header is sound."""
-    return (i for i in range(len(annotations)) if annotations.sizes_hw[i, 0] > 0)
+def readable_images(annotations: ImageAnnotations | ClassLabels) -> Iterator[int]:
+    """Images that are files of their own and whose header is sound."""
+    return (i for i in range(len(annotations.paths)) if annotations.sizes_hw[i, 0] > 0)
 
 
-def report_split(name: str, annotations: ImageAnnotations, broken: set[str]) -> SplitReport:
+def report_split(
+    name: str, annotations: ImageAnnotations | ClassLabels, broken: set[str]
+) -> SplitReport | ClassSplitReport:
     """Counts of one split; ``broken`` are images that could not be decoded."""
     spoilt = {fault.image for fault in annotations.faults if fault.fatal and fault.image is not None}
     spoilt |= {i for i, path in enumerate(annotations.paths) if path in broken}
+    if isinstance(annotations, ClassLabels):
+        return ClassSplitReport(name, len(annotations), len(spoilt), tuple(annotations.images_per_class.tolist()))
     return SplitReport(
         name=name,
         num_images=len(annotations),

@@ -6,7 +6,7 @@ import pytest
 from sightline.data.check import check_dataset
 from sightline.data.faults import FATAL_KINDS, MILD_KINDS, FormatError
 from tests.conftest import dataset
-from tests.data import zoo
+from tests.data import class_zoo, zoo
 
 
 def test_a_sound_set_is_a_table_without_faults(tmp_path):
@@ -139,3 +139,34 @@ def test_real_sets_are_usable():
         report = check_dataset(dataset(name), decode=True)
         assert report.is_usable
         assert report.num_decoded == {"bccd": 364, "coco128": 128}[name]
+
+
+def test_image_classes_are_checked_too(tmp_path):
+    root = class_zoo.write_class_folders(tmp_path / "pets")
+    path = root / "train" / "dog" / "1.png"
+    good = path.read_bytes()
+    path.write_bytes(good[:60] + bytes(8) + good[68:])  # behind the header
+    report = check_dataset(root, decode=True)
+    assert [(fault.kind, fault.path) for fault in report.faults] == [("broken_image", path)]
+    assert report.num_decoded == 18 and not report.is_usable
+    assert report.lines()[:8] == [
+        f"{root}: class_folders, 3 classes",
+        "",
+        "            train  val",
+        "images         12    6",
+        "  unusable      1    0",
+        "  cat           4    2",
+        "  dog           4    2",
+        "  owl           4    2",
+    ]
+    values = json.loads(json.dumps(report.as_dict()))
+    assert values["splits"][0] == {"name": "train", "num_images": 12, "num_unusable": 1, "images_per_class": [4, 4, 4]}
+
+
+def test_packed_images_are_checked_too(tmp_path):
+    root = class_zoo.write_cifar_binary(tmp_path / "cifar")
+    (root / "test_batch.bin").write_bytes(class_zoo.record(0) + class_zoo.record(9))
+    report = check_dataset(root, decode=True)
+    assert [fault.kind for fault in report.faults if fault.fatal] == ["class_out_of_range"]
+    assert [split.num_unusable for split in report.splits] == [0, 1] and report.num_decoded == 0
+    assert check_dataset(root, format="cifar_binary").format == "cifar_binary"
