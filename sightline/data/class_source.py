@@ -236,8 +236,8 @@ class ClassEvalSource(_ClassImageSource):
         self.crop_ratio = crop_ratio
 
     def sampler(self, batch_size: int, *, rank: int = 0, num_processes: int = 1) -> Sampler:
-        """Batches in the order of the data set."""
-        return Sampler(len(self), batch_size, order="sequential", rank=rank, num_processes=num_processes)
+        """Batches in one order that mixes the classes, so that any part of them is like the whole."""
+        return Sampler(len(self), batch_size, rank=rank, num_processes=num_processes)
 
     def write(self, epoch: int, index: int, planes: Image, *, repeat: int = 0) -> tuple[int, float]:
         """Write the middle of image ``index`` to (C, S, S) ``planes``; see the base."""

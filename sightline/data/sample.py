@@ -149,3 +149,17 @@ class BoxPrediction:
     """(N,) float32 in [0, 1]."""
     labels: Tensor
     """(N,) int64."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPrediction:
+    """What a classifier says of one image; on the CPU."""
+
+    sample_id: int
+    logits: Tensor
+    """(K,), before the softmax."""
+
+    @property
+    def probs(self) -> Tensor:
+        """(K,) in [0, 1], of sum 1."""
+        return self.logits.softmax(dim=0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import torch
 
 from sightline.data.memory import Scratch
-from sightline.data.sample import ImageBatch, ImageGeometry
+from sightline.data.sample import ClassBatch, ImageBatch, ImageGeometry
+from sightline.data.transforms.crop import centre_view
 from sightline.data.transforms.image import PAD_VALUE, Image, plan_letterbox, resize, resized_hw, write_planes
 
 
@@ -36,3 +38,20 @@ def batch_of_one(image: Image, image_size: int, *, stride: int) -> ImageBatch:
         sample_ids=(0,),
         geometries=(ImageGeometry(image_hw, scale_xy, (float(fit.left_top[0]), float(fit.left_top[1]))),),
     )
+
+
+def class_batch_of_one(image: Image, image_size: int, *, crop_ratio: float, channels: int) -> ClassBatch:
+    """Make a batch of the middle of a picture, as an evaluation sees it; its class is said to be 0.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        image_size: Side of the input, pixels.
+        crop_ratio: The short side is resized to ``image_size / crop_ratio``.
+        channels: 3 for RGB, 1 for grey.
+    """
+    view = np.empty((image_size, image_size, 3), np.uint8)
+    centre_view(np.ascontiguousarray(image), image_size, crop_ratio, Scratch(), view)
+    planes = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)[None] if channels == 1 else view.transpose(2, 0, 1)
+    none = torch.zeros(1, dtype=torch.int64)
+    images = torch.from_numpy(np.ascontiguousarray(planes)[None])
+    return ClassBatch(images=images, labels=none, labels_b=none, shares=torch.ones(1), sample_ids=(0,))

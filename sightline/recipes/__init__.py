@@ -6,13 +6,16 @@ from collections.abc import Callable
 
 from sightline.config.errors import ConfigError, did_you_mean
 from sightline.engine.run_config import RunConfig
-from sightline.recipes import yolov7
+from sightline.recipes import classifiers, yolov7
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "yolov7-tiny": yolov7.yolov7_tiny,
     "yolov7": yolov7.yolov7,
     "yolov7-tiny-small": yolov7.yolov7_tiny_small,
     "yolov7-tiny-world": yolov7.yolov7_tiny_world,
+    "small-cnn": classifiers.small_cnn,
+    "torchvision": classifiers.torchvision_resnet18,
+    "timm": classifiers.timm_resnet18,
 }
 
 

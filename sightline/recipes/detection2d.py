@@ -19,6 +19,7 @@ from sightline.data.image_source import ImageEvalSource, ImageTrainSource
 from sightline.data.label_statistics import label_statistics
 from sightline.data.loader import BatchLoader
 from sightline.data.transforms.augment import ImageAugmentConfig
+from sightline.data.world.config import EmbeddedWorldConfig
 from sightline.data.world.embedded import embedded_world
 from sightline.engine.distributed.processes import Share
 from sightline.engine.finding import DataReview
@@ -41,6 +42,8 @@ class DataConfig(ImageDataConfig):
     """Names of the classes in their order, for formats that do not list them (VOC, bare YOLO folders)."""
     rectangular: bool = True
     """Evaluate images of similar shape together, padded as little as possible."""
+    world: EmbeddedWorldConfig = EmbeddedWorldConfig()
+    """The built-in world, used when there is no path."""
 
 
 class Detection2DRun(ImageRun, abc.ABC):

@@ -13,7 +13,6 @@ from sightline.config.errors import DataError
 from sightline.config.printable import printable
 from sightline.data.formats.source import SplitSource
 from sightline.data.loader import BatchLoader
-from sightline.data.world.config import EmbeddedWorldConfig
 from sightline.engine.distributed.processes import WHOLE, Share
 from sightline.engine.finding import DataReview
 from sightline.engine.run_config import PathText, Problem, RunConfig
@@ -37,8 +36,6 @@ class ImageDataConfig(Config):
     """Keep decoded images in memory, or in one packed file in the cache folder (never beside the data)."""
     loader: Literal["threads", "processes"] = "threads"
     """What the workers are."""
-    world: EmbeddedWorldConfig = EmbeddedWorldConfig()
-    """The built-in world, used when there is no path."""
 
 
 class ImageRun(RunConfig, abc.ABC):

@@ -1,0 +1,38 @@
+"""A look at the classes of a classifier's run before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sightline.config.printable import counted, printable
+from sightline.data.annotations import Ints
+from sightline.data.class_labels import ClassLabels
+from sightline.engine.finding import Finding
+from sightline.recipes.images_review import ImageReview
+
+UNEVEN = 20
+"""Classes whose counts differ by more than this factor are told."""
+
+
+class ClassReview(ImageReview):
+    """Images of each class."""
+
+    noun = "image"
+
+    def count(self, truth: ClassLabels) -> str:
+        """Images, classes, and the smallest and largest class where they are far apart."""
+        counts = truth.images_per_class
+        text = f"{counted(len(truth), 'image')} of {counted(int((counts > 0).sum()), 'class')}"
+        if len(counts) and counts.max() > UNEVEN * max(1, counts.min()):
+            most, least = (printable(truth.class_names[int(place)]) for place in (counts.argmax(), counts.argmin()))
+            text += f", from {counts.min():,} of {least} to {counts.max():,} of {most}"
+        return text
+
+    def per_class(self, truth: ClassLabels) -> Ints:
+        """(K,) images."""
+        return truth.images_per_class
+
+    def fitting(self, num_classes: int) -> tuple[Mapping[str, Any], list[Finding]]:
+        """Nothing: whether the network takes images of the given size shows when it is built."""
+        return {}, []

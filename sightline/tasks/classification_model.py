@@ -1,0 +1,56 @@
+"""A trained classifier as it is used: the classes of one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sightline.config.printable import printable
+from sightline.data.sample import ClassBatch, ClassPrediction
+from sightline.data.single_image import class_batch_of_one
+from sightline.tasks.classification import Classification
+from sightline.tasks.drawing import GREY, Pixels, captioned
+from sightline.tasks.image_model import Found, ImageModel
+
+MOST_SHOWN = 5
+
+
+class ClassificationModel(ImageModel):
+    """A classifier for pictures of any size.
+
+    Args:
+        task: The classifier.
+        class_names: Names by label.
+        image_size: Height and width of its input, pixels.
+        crop_ratio: The short side becomes ``image_size / crop_ratio`` before the middle is cut out.
+        grey: Whether it takes one channel of grey.
+    """
+
+    answers = "classes"
+    score_threshold = 0.01
+
+    def __init__(
+        self, task: Classification, class_names: Sequence[str], *, image_size: int, crop_ratio: float, grey: bool
+    ) -> None:
+        super().__init__(task, class_names)
+        self.image_size = image_size
+        self.crop_ratio = crop_ratio
+        self.grey = grey
+
+    def batch_of(self, image: Pixels) -> ClassBatch:
+        """The middle of the picture, as an evaluation sees it."""
+        channels = 1 if self.grey else 3
+        return class_batch_of_one(image, self.image_size, crop_ratio=self.crop_ratio, channels=channels)
+
+    def found(self, prediction: ClassPrediction, *, score_threshold: float) -> tuple[Found, ...]:
+        """At most five classes with at least this probability, the likeliest first."""
+        scores, labels = prediction.probs.topk(min(MOST_SHOWN, len(prediction.probs)))
+        rows = zip(labels.tolist(), scores.tolist(), strict=True)
+        return tuple(Found(self.class_names[label], label, score) for label, score in rows if score >= score_threshold)
+
+    def draw(self, image: Pixels, found: Sequence[Found]) -> Pixels:
+        """The picture above its classes."""
+        return captioned(image, [(f"{one.class_name} {one.score:.2f}", GREY) for one in found])
+
+    def tell(self, found: Sequence[Found]) -> str:
+        """``car 0.93, truck 0.04``."""
+        return ", ".join(f"{printable(one.class_name)} {one.score:.2f}" for one in found)
