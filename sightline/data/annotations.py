@@ -212,15 +212,8 @@ def content_key(annotations: ImageAnnotations, *, file_times: bool = True) -> st
         64 hexadecimal digits.
     """
     key = hashlib.sha256()
-    source = annotations.source
-    folder = f"{source.parent if source.is_file() else source}/"
-    for path in annotations.paths:
-        try:
-            status = Path(path).stat()
-            stamp = f"{status.st_size} {status.st_mtime_ns if file_times else 0}"
-        except (OSError, ValueError):
-            stamp = "missing"
-        key.update(f"{path.removeprefix(folder)}\0{stamp}\n".encode("utf-8", "surrogatepass"))
+    for stamp in file_stamps(annotations.source, annotations.paths, file_times=file_times):
+        key.update(stamp)
     key.update("\0".join(annotations.class_names).encode("utf-8", "surrogatepass"))
     for array in (
         annotations.sizes_hw,
@@ -236,3 +229,15 @@ def content_key(annotations: ImageAnnotations, *, file_times: bool = True) -> st
         key.update(f"{array.dtype.str}{array.shape}".encode())
         key.update(array.tobytes())
     return key.hexdigest()
+
+
+def file_stamps(source: Path, paths: Iterable[str], *, file_times: bool) -> Iterator[bytes]:
+    """Of each file its name below the data set's folder, its size and (with ``file_times``) its time of change."""
+    folder = f"{source.parent if source.is_file() else source}/"
+    for path in paths:
+        try:
+            status = Path(path).stat()
+            stamp = f"{status.st_size} {status.st_mtime_ns if file_times else 0}"
+        except (OSError, ValueError):
+            stamp = "missing"
+        yield f"{path.removeprefix(folder)}\0{stamp}\n".encode("utf-8", "surrogatepass")

@@ -15,6 +15,7 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 _ORDER = 1
 _SAMPLE = 2
+_MOST_REPEATS = 2**32
 
 
 def _philox(purpose: int, seed: int, epoch: int, index: int) -> np.random.Philox:
@@ -24,18 +25,21 @@ def _philox(purpose: int, seed: int, epoch: int, index: int) -> np.random.Philox
     return np.random.Philox(key=seed, counter=[0, index, epoch, purpose])
 
 
-def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+def sample_generator(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.Generator:
     """The generator of sample ``index`` in ``epoch``: the same numbers whoever asks, in any order.
 
     Args:
         seed: Seed of the run, in [0, 2**63).
         epoch: Pass over the data, from 0.
         index: Index of the sample in its data set.
+        repeat: Which view of the sample, from 0, where an epoch has several.
 
     Raises:
         ValueError: If an argument is negative or too large.
     """
-    return np.random.Generator(_philox(_SAMPLE, seed, epoch, index))
+    if not 0 <= repeat < _MOST_REPEATS:
+        raise ValueError(f"repeat must be in [0, 2**32), got {repeat}.")
+    return np.random.Generator(_philox(_SAMPLE + (repeat << 32), seed, epoch, index))
 
 
 def epoch_order(seed: int, epoch: int, length: int) -> IntArray:

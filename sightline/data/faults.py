@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import Literal
+from typing import Literal, Protocol, Self, TypeVar
 
 from sightline.config.errors import DataError
 from sightline.config.printable import counted, printable
-from sightline.data.annotations import Fault, ImageAnnotations
+from sightline.data.annotations import Fault
 
 FATAL_KINDS = {
     # of images
@@ -47,6 +47,11 @@ FATAL_KINDS = {
     "unknown_category_id": "box of a category that is not listed",
     # of the data set as a whole; raised as FormatError
     "not_found": "path does not exist",
+    "truncated_file": "data file is cut off",
+    "broken_file": "data file contradicts its format",
+    "bad_pickle": "pickle is broken, or asks for more than plain data",
+    "bad_archive": "archive is broken or refused",
+    "count_mismatch": "files that belong together have different lengths",
     "not_a_dataset": "no known data format",
     "ambiguous_dataset": "several data formats in one folder",
     "unreadable_file": "file cannot be read",
@@ -67,6 +72,8 @@ MILD_KINDS = {
     "label_without_image": "label without image; not used",
     "unlabelled_image": "image without label; not used",
     "image_not_listed": "image that no split lists; not used",
+    "empty_class": "class without an image in this split",
+    "other_file": "file that is no image; not used",
     "same_content": "image with the same content as another",
     "download_ignored": "download instructions; ignored",
 }
@@ -99,7 +106,32 @@ def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
     return dict(sorted(groups.items(), key=lambda item: (not item[1][0].fatal, -len(item[1]), item[0])))
 
 
-def enforce(annotations: ImageAnnotations, on_fault: Literal["refuse", "skip"]) -> tuple[ImageAnnotations, list[str]]:
+class SplitTruth(Protocol):
+    """The truth of one split, whatever it is about."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def source(self) -> Path:
+        """The folder or file that was asked for."""
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Everything found while reading."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def select(self, images: Iterable[int]) -> Self:
+        """The same data with only these images, in this order."""
+
+
+Truth = TypeVar("Truth", bound=SplitTruth)
+
+
+def enforce(annotations: Truth, on_fault: Literal["refuse", "skip"]) -> tuple[Truth, list[str]]:
     """Stop at fatal faults, or leave the spoilt images out; in both cases say so.
 
     Args:
@@ -132,7 +164,7 @@ def enforce(annotations: ImageAnnotations, on_fault: Literal["refuse", "skip"]) 
     return annotations.select(i for i in range(len(annotations)) if i not in spoilt), messages
 
 
-def refusal(annotations: ImageAnnotations, fatal: Sequence[Fault], num_spoilt: int) -> str:
+def refusal(annotations: SplitTruth, fatal: Sequence[Fault], num_spoilt: int) -> str:
     """At most four lines: how much is wrong, the first places, what to do."""
     shown = fatal[:2]
     rest = f" (the first {len(shown)} are shown)" if len(fatal) > len(shown) else ""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from sightline.config.errors import DataError
 from sightline.data.annotations import ImageAnnotations
+from sightline.data.class_labels import ClassLabels
 from sightline.data.decode import decode_image
 from sightline.data.memory import Scratch
 from sightline.data.transforms.image import Image, resize, resized_hw
@@ -20,7 +25,7 @@ class ImageReader:
     """
 
     def __init__(
-        self, annotations: ImageAnnotations, image_size: int, *, area: bool = False, upscale: bool = True
+        self, annotations: ImageAnnotations | ClassLabels, image_size: int, *, area: bool = False, upscale: bool = True
     ) -> None:
         self.paths = annotations.paths
         self.image_size = image_size
@@ -67,3 +72,19 @@ class ImageReader:
             raise DataError(f"{self.paths[index]}: has changed since the data set was opened: {error}") from None
         if not is_as_wanted:
             resize(pixels, out.shape[:2], area=self.area, out=out)
+
+
+class WholeImageReader(ImageReader):
+    """Reads images at their own size.
+
+    Args:
+        labels: Paths of the files and sizes of the images, which must be known.
+    """
+
+    def __init__(self, labels: ClassLabels) -> None:
+        largest = int(labels.sizes_hw.astype(np.int64).prod(axis=1).max(initial=1))
+        super().__init__(labels, math.ceil(math.sqrt(largest)), upscale=False)
+
+    def hw(self, index: int) -> tuple[int, int]:
+        """Height and width of the image in its file."""
+        return self.image_hw(index)

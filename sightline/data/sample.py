@@ -100,6 +100,45 @@ class ImageBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassBatch:
+    """Images of one size, each with one class, or with two where it is mixed from two images."""
+
+    images: Tensor
+    """(B, C, H, W) uint8, RGB or grey. Becomes float on the device. The memory may be reused after the next fetch."""
+    labels: Tensor
+    """(B,) int64."""
+    labels_b: Tensor
+    """(B,) int64: class of the image that was mixed in; that of ``labels`` where there is none."""
+    shares: Tensor
+    """(B,) float32 in [0, 1]: weight of ``labels``; the rest is that of ``labels_b``."""
+    sample_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.sample_ids)
+
+    def to(self, device: torch.device) -> ClassBatch:
+        """The same batch on ``device``; images still as uint8."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            labels_b=self.labels_b.to(device, non_blocking=True),
+            shares=self.shares.to(device, non_blocking=True),
+        )
+
+    def part(self, first: int, end: int) -> ClassBatch:
+        """The images ``first .. end - 1``; pixels are shared, not copied."""
+        return ClassBatch(
+            images=self.images[first:end],
+            labels=self.labels[first:end],
+            labels_b=self.labels_b[first:end],
+            shares=self.shares[first:end],
+            sample_ids=self.sample_ids[first:end],
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class BoxPrediction:
     """Detections of one image in pixels of the image file, best first; on the CPU."""
 

@@ -29,6 +29,8 @@ class BatchRequest:
     """Indices into the data set, in batch order. Empty where a last batch has fewer samples than processes."""
     input_hw: tuple[int, int] | None = None
     """Height and width that all processes give the images of this batch; None where it is the same always."""
+    repeats: tuple[int, ...] | None = None
+    """Which view of its image each sample is, from 0, where an epoch has several of each; None: all are the first."""
 
     def __len__(self) -> int:
         """Number of samples of the share."""
@@ -113,6 +115,48 @@ class Sampler:
         batch = self.epoch_order(epoch)[start : start + self.batch_length(index)]
         share = batch[self.rank :: self.num_processes]
         return BatchRequest(epoch, index, tuple(share.tolist()), self.input_hw(index))
+
+
+class RepeatedSampler(Sampler):
+    """Several views of every image in each batch: repeated augmentation.
+
+    An epoch keeps its length: it has ``repeats`` views of the first images of its order, and the others wait for
+    another epoch. The views of an image stand one after the other, so processes share them out.
+
+    Args:
+        length: Number of samples of the data set.
+        batch_size: Samples of a global batch, over all processes.
+        repeats: Views of every image, at least 1.
+        seed: Seed of the run.
+        rank: This process, from 0.
+        num_processes: How many share every batch.
+
+    Reference:
+        Hoffer et al., "Augment Your Batch: Improving Generalization Through Instance Repetition", CVPR 2020.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, *, repeats: int, seed: int = 0, rank: int = 0, num_processes: int = 1
+    ) -> None:
+        super().__init__(length, batch_size, seed=seed, rank=rank, num_processes=num_processes)
+        if repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {repeats}.")
+        self.repeats = repeats
+
+    def epoch_order(self, epoch: int) -> IntArray:
+        """(length,) int64: every image of this epoch ``repeats`` times in a row; the last one perhaps fewer times."""
+        return super().epoch_order(epoch)[np.arange(self.length) // self.repeats]
+
+    def request(self, epoch: int, index: int) -> BatchRequest:
+        """This process's share of the global batch ``index`` of ``epoch``.
+
+        Raises:
+            IndexError: If an epoch has no such batch.
+        """
+        start = index * self.batch_size
+        places = np.arange(start, start + self.batch_length(index))[self.rank :: self.num_processes]
+        ids = super().epoch_order(epoch)[places // self.repeats]
+        return BatchRequest(epoch, index, tuple(ids.tolist()), repeats=tuple((places % self.repeats).tolist()))
 
 
 class RectangularSampler(Sampler):

@@ -88,9 +88,9 @@ class Detection2DRun(ImageRun, abc.ABC):
 
     def review_data(self, *, decode: bool = True, tell: Callable[[str], None] = lambda text: None) -> DataReview:
         """Labels and images of all splits, classes, the size of the input, and what caches take."""
-        from sightline.recipes.detection2d_review import review_data
+        from sightline.recipes.detection2d_review import BoxReview
 
-        return review_data(self, decode=decode, tell=tell)
+        return BoxReview(self, tell).run(decode=decode)
 
     def with_classes(self, class_names: tuple[str, ...]) -> Detection2DRun:
         """VOC has no list of classes."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveInt
 
 from sightline.config.base import Config
 from sightline.config.errors import DataError
 from sightline.config.printable import printable
-from sightline.data.annotations import Fault
+from sightline.data.formats.source import SplitSource
 from sightline.data.loader import BatchLoader
 from sightline.data.world.config import EmbeddedWorldConfig
 from sightline.engine.distributed.processes import WHOLE, Share
@@ -41,30 +41,11 @@ class ImageDataConfig(Config):
     """The built-in world, used when there is no path."""
 
 
-class Split(Protocol):
-    """What the truth of any kind of images tells: its classes, what is wrong with it, and where it is from."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names by label."""
-
-    @property
-    def faults(self) -> tuple[Fault, ...]:
-        """Everything found while reading."""
-
-    @property
-    def name(self) -> str:
-        """For messages, such as ``bccd/train``."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-
 class ImageRun(RunConfig, abc.ABC):
     """A run on images.
 
-    A kind of run says how a split is read, and what task, loaders and statistics are made of it. ``SplitT`` in the
-    signatures below is its own class of splits.
+    A kind of run says how a split is read, and what task, loaders and statistics are made of it; in the signatures
+    below a split is of that kind's own class, a ``data.faults.SplitTruth``.
     """
 
     headline: ClassVar[tuple[str, ...]]
@@ -89,7 +70,7 @@ class ImageRun(RunConfig, abc.ABC):
         return idle
 
     @abc.abstractmethod
-    def open_data(self) -> Any:
+    def open_data(self) -> SplitSource[Any]:
         """The data set, or the built-in world where none is named: a source whose ``read`` gives splits.
 
         Raises:
@@ -141,7 +122,7 @@ class ImageRun(RunConfig, abc.ABC):
         """
         return self.open_source(self.open_data(), training=training, share=share)
 
-    def open_source(self, source: Any, *, training: bool = True, share: Share = WHOLE) -> Problem:
+    def open_source(self, source: SplitSource[Any], *, training: bool = True, share: Share = WHOLE) -> Problem:
         """As ``open``, of a data set that is open already."""
         messages = [str(fault) for fault in source.faults]
         val = self.read_split(source, self.data.val_split, messages)
@@ -182,7 +163,7 @@ class ImageRun(RunConfig, abc.ABC):
             )
         return problem
 
-    def _facts(self, splits: Sequence[Split]) -> dict[str, Any]:
+    def _facts(self, splits: Sequence[Any]) -> dict[str, Any]:
         """What the report says of the data: names, statistics and faults, as plain values."""
         faults = [
             {

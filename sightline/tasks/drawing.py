@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,3 +60,30 @@ def side_by_side(left: Pixels, right: Pixels) -> Pixels:
 def _ascii(text: str) -> str:
     """The font has only ASCII; other letters become question marks."""
     return text.encode("ascii", "replace").decode()
+
+
+SHOWN_SIDE = 192
+"""Least height and width at which small pictures are shown, pixels."""
+GREEN, RED, GREY = (42, 157, 87), (230, 57, 70), (60, 60, 60)
+
+
+def captioned(pixels: Pixels, lines: Sequence[tuple[str, tuple[int, int, int]]]) -> Pixels:
+    """The picture, enlarged by a whole factor where it is small, with lines of text on bands of their colours below.
+
+    Args:
+        pixels: (H, W, 3) RGB.
+        lines: Texts and colours.
+    """
+    factor = max(1, math.ceil(SHOWN_SIDE / max(1, min(pixels.shape[:2]))))
+    large = np.repeat(np.repeat(pixels, factor, axis=0), factor, axis=1)
+    height, width = max(16, large.shape[1] // 12), large.shape[1]
+    bands = [large]
+    for text, colour in lines:
+        band = np.full((height, width, 3), colour, np.uint8)
+        words, scale = _ascii(text), height / 34
+        (length, _), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+        scale *= min(1.0, (width - 6) / max(length, 1))
+        place = (3, round(height * 0.72))
+        cv2.putText(band, words, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
+        bands.append(band)
+    return np.concatenate(bands)

@@ -9,6 +9,7 @@ from typing import Literal
 from sightline.config.printable import printable
 from sightline.data.faults import FormatError
 from sightline.data.formats import coco, voc, yolo_txt
+from sightline.data.formats.class_folders import find_splits
 from sightline.data.formats.image_files import entries_of, exists, is_folder, suffix_of, what_is_there
 from sightline.data.formats.source import DataSource
 
@@ -64,6 +65,11 @@ def folder_candidates(path: Path, class_names: Sequence[str] | None) -> dict[str
     data_yaml = find_data_yaml(path)
     if data_yaml is not None:
         return {"yolo": lambda: yolo_txt.open_data_yaml(data_yaml, class_names)}
+    return box_layouts(path, class_names)
+
+
+def box_layouts(path: Path, class_names: Sequence[str] | None) -> dict[str, Opener]:
+    """The formats of images with boxes, told by folders and files other than a ``data.yaml``."""
     found: dict[str, Opener] = {}
     if yolo_txt.split_folders(path) and (has_labels(path) or is_folder(path / "labels")):
         found["yolo"] = lambda: yolo_txt.open_folder(path, class_names)
@@ -109,6 +115,8 @@ def not_recognised(path: Path, format: FormatName | None) -> str:
     near = [Path(entry.path) for entry in entries_of(path) if entry.is_dir() and not entry.name.startswith(".")]
     near.append(path.parent)
     guess = next((f"; did you mean {printable(folder)}?" for folder in near if folder_candidates(folder, None)), "")
+    if not guess and find_splits(path):
+        return f"{wanted}; it holds folders of image classes, which the recipes of classifiers read"
     names = [printable(entry.name, limit=40) for entry in entries_of(path)]
     held = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "nothing"
     return f"{wanted}; looked for {LOOKED_FOR}; it holds {held}{guess}"

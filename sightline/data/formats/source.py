@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -27,11 +27,14 @@ Place = tuple[Path, int | None, str]
 """File, line, and words such as ``annotations[3]: `` that stand before a message."""
 
 
-class DataSource(ABC):
+Truth = TypeVar("Truth")
+
+
+class SplitSource(ABC, Generic[Truth]):
     """A data set on disk. Opening it reads little; ``read`` reads the truth of one split."""
 
     format: ClassVar[str]
-    """``yolo``, ``coco`` or ``voc``."""
+    """As in ``data.format``: ``yolo``, ``coco``, ``voc``, or one for classes."""
 
     def __init__(self, path: Path, splits: Iterable[str], faults: Sequence[Fault] = ()) -> None:
         self.path = path
@@ -46,19 +49,16 @@ class DataSource(ABC):
     def class_names(self) -> tuple[str, ...]:
         """Words of the classes 0..K-1. May read label files where the format has no list of classes."""
 
-    def read(self, split: str) -> ImageAnnotations:
-        """Images of a split with their boxes and everything that is wrong with them.
+    def read(self, split: str) -> Truth:
+        """Images of a split with their truth and everything that is wrong with them.
 
         Raises:
             FormatError: If there is no such split, or its structure is broken as a whole.
         """
         if split not in self.splits:
             has = ", ".join(self.splits) or "none"
-            way_out = did_you_mean(split, self.splits).strip()
-            if not way_out and self.splits:
-                way_out = f"Name one of these with data.val_split={self.splits[-1]}, data.train_split or --split,"
-                way_out += f" or add {split!r} to the data set."
-            raise FormatError("unknown_split", self.path, f"no split {printable(split)!r}; it has: {has}", cure=way_out)
+            cure = self._way_out(split)
+            raise FormatError("unknown_split", self.path, f"no split {printable(split)!r}; it has: {has}", cure=cure)
         return self._read(split)
 
     def unused(self) -> list[Fault]:
@@ -66,12 +66,24 @@ class DataSource(ABC):
         return []
 
     @abstractmethod
-    def _read(self, split: str) -> ImageAnnotations:
+    def _read(self, split: str) -> Truth:
         """``read`` of a split that exists."""
+
+    def _way_out(self, split: str) -> str:
+        """What to do where there is no such split."""
+        way_out = did_you_mean(split, self.splits).strip()
+        if not way_out and self.splits:
+            way_out = f"Name one of these with data.val_split={self.splits[-1]}, data.train_split or --split,"
+            way_out += f" or add {split!r} to the data set."
+        return way_out
 
     def _title(self, split: str) -> str:
         folder = self.path.parent if self.path.is_file() else self.path
         return f"{folder.absolute().resolve().name}/{split}"
+
+
+class DataSource(SplitSource[ImageAnnotations]):
+    """A data set of images with boxes."""
 
 
 SPLIT_ORDER = ("train", "val", "test")

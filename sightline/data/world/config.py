@@ -13,6 +13,9 @@ CLASS_NAMES = ("car", "truck", "pedestrian", "cyclist", "cone")
 WORLD_VERSION = 1
 """Raised whenever the same numbers would give another scene or picture."""
 
+CROPS_VERSION = 1
+"""Raised whenever the same pictures would give other crops."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 CountRange = tuple[NonNegativeInt, NonNegativeInt]
 
@@ -64,3 +67,18 @@ class EmbeddedWorldConfig(Config):
     val_fraction: Share = 0.2
     """Share of the pictures that validates; the last ones."""
     world: WorldConfig = WorldConfig()
+
+
+class EmbeddedCropsConfig(Config):
+    """The objects of the world, cut out, as a data set of image classes."""
+
+    city: EmbeddedWorldConfig = EmbeddedWorldConfig()
+    """The pictures that the objects are cut from."""
+    crop_size: int = Field(64, ge=8, le=512)
+    """Side of the crops, pixels."""
+    context: float = Field(0.15, ge=0, le=2)
+    """What is seen around an object, on every side, as a share of the longer side of its box."""
+    min_side: PositiveInt = 16
+    """Objects whose longer side has fewer pixels are left out ..."""
+    min_visible_fraction: Share = 0.5
+    """... and those of which less than this can be seen."""

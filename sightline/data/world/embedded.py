@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sightline.config.errors import DataError
 from sightline.data.cache_folder import cache_folder
-from sightline.data.world.config import WORLD_VERSION, EmbeddedWorldConfig
+from sightline.data.world.config import CROPS_VERSION, WORLD_VERSION, EmbeddedCropsConfig, EmbeddedWorldConfig
 
 WORLD_FOLDER = "world"
 
@@ -32,13 +32,10 @@ def embedded_world(
         UserError: If the cache folder cannot be written.
     """
     config = config or EmbeddedWorldConfig()
-    text = f"{WORLD_VERSION} {config.model_dump_json()}"
-    folder = (cache_dir or cache_folder() / WORLD_FOLDER) / hashlib.sha256(text.encode()).hexdigest()[:16]
-    if (folder / "data.yaml").exists():
-        return folder
-    from sightline.data.world.writers import write_world  # loads OpenCV
 
-    try:
+    def write(folder: Path) -> None:
+        from sightline.data.world.writers import write_world  # loads OpenCV
+
         write_world(
             folder,
             format="yolo",
@@ -48,8 +45,44 @@ def embedded_world(
             config=config.world,
             progress=progress,
         )
+
+    return _kept(cache_dir, f"{WORLD_VERSION} {config.model_dump_json()}", "data.yaml", write)
+
+
+def embedded_crops(
+    config: EmbeddedCropsConfig | None = None,
+    cache_dir: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Class folders with the objects of the world, cut out: see ``crops.write_crops``. Kept as ``embedded_world``.
+
+    Args:
+        config: Which objects of which world; the defaults without it.
+        cache_dir: Where they are kept; ``world`` in ``cache_folder()`` without it.
+        progress: Called with the number of finished pictures while rendering.
+
+    Raises:
+        UserError: If the cache folder cannot be written, or no object is large enough.
+    """
+    config = config or EmbeddedCropsConfig()
+
+    def write(folder: Path) -> None:
+        from sightline.data.world.crops import write_crops  # loads OpenCV
+
+        write_crops(folder, config, progress=progress)
+
+    return _kept(cache_dir, f"crops {CROPS_VERSION} {WORLD_VERSION} {config.model_dump_json()}", "train", write)
+
+
+def _kept(cache_dir: Path | None, key: str, mark: str, write: Callable[[Path], object]) -> Path:
+    """The folder named after a hash of ``key``; written now unless it is there with the file ``mark`` in it."""
+    folder = (cache_dir or cache_folder() / WORLD_FOLDER) / hashlib.sha256(key.encode()).hexdigest()[:16]
+    if (folder / mark).exists():
+        return folder
+    try:
+        write(folder)
     except (DataError, OSError) as error:
-        if (folder / "data.yaml").exists():  # another process was faster
+        if (folder / mark).exists():  # another process was faster
             return folder
         if isinstance(error, DataError):
             raise DataError(f"{error} Name another folder for the built-in world with SIGHTLINE_CACHE.") from error

@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -88,6 +89,18 @@ def write_world(
     config = config or WorldConfig()
     _check(format, scenes, seed, val_fraction)
     out = out.expanduser().absolute()
+    with whole_folder(out) as unfinished:
+        summary = _write(unfinished, format, scenes, seed, val_fraction, config, progress)
+    return WorldSummary(out, format, summary.images, summary.boxes)
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to write to, which takes the name ``out`` only when all went well.
+
+    Raises:
+        DataError: If ``out`` has something in it or cannot be written.
+    """
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"{out} exists and is not an empty folder. Name another one, or remove it.")
@@ -97,13 +110,27 @@ def write_world(
         raise DataError(f"{out}: cannot be written ({error.strerror}). Name a folder that you may write to.") from error
     try:
         unfinished = workshop / out.name
-        summary = _write(unfinished, format, scenes, seed, val_fraction, config, progress)
+        yield unfinished
         if out.exists():
             out.rmdir()
         unfinished.replace(out)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
-    return WorldSummary(out, format, summary.images, summary.boxes)
+
+
+def split_scenes(scenes: int, val_fraction: float) -> dict[str, range]:
+    """Which scenes train and which validate: the last ones, at least one where a share is asked for."""
+    num_val = min(round(scenes * val_fraction), scenes - 1)
+    if val_fraction > 0 and scenes > 1:
+        num_val = max(num_val, 1)
+    splits = {"train": range(scenes - num_val), "val": range(scenes - num_val, scenes)}
+    return {split: indices for split, indices in splits.items() if len(indices)}
+
+
+def write_jpeg(path: Path, image: Array) -> None:
+    """Write an (H, W, 3) RGB picture."""
+    _, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    path.write_bytes(encoded.tobytes())
 
 
 def _check(format: str, scenes: int, seed: int, val_fraction: float) -> None:
@@ -127,11 +154,7 @@ def _write(
     config: WorldConfig,
     progress: Callable[[int], None] | None,
 ) -> WorldSummary:
-    num_val = min(round(scenes * val_fraction), scenes - 1)
-    if val_fraction > 0 and scenes > 1:
-        num_val = max(num_val, 1)
-    splits = {"train": range(scenes - num_val), "val": range(scenes - num_val, scenes)}
-    splits = {split: indices for split, indices in splits.items() if len(indices)}
+    splits = split_scenes(scenes, val_fraction)
     image_folders = {
         split: out / {"yolo": f"images/{split}", "coco": split, "voc": "JPEGImages"}[format] for split in splits
     }
@@ -143,8 +166,7 @@ def _write(
         for index in indices:
             image, _, _, rendering = render_sample(seed, index, config)
             records.append(_record(f"{index:06d}", rendering.truth))
-            _, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            (image_folders[split] / f"{records[-1].stem}.jpg").write_bytes(encoded.tobytes())
+            write_jpeg(image_folders[split] / f"{records[-1].stem}.jpg", image)
             if progress is not None:
                 progress(len(records))
     by_split = {split: [records[index] for index in indices] for split, indices in splits.items()}

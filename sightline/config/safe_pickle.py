@@ -1,0 +1,339 @@
+"""Pickles from strangers as plain values: nothing that a pickle names is imported, called or built.
+
+A pickle is a program for a small stack machine, whose opcodes are described in Python's own ``pickletools``. This is
+such a machine of ours. It builds None, bool, int, float, str, bytes, list, tuple, dict and plain NumPy arrays; a name
+of a class or function stands for one of our own few constructors, or the file is refused. Texts of Python 2 become
+bytes. Time and memory grow with the size of the file only.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pickletools import genops
+from typing import Any
+
+import numpy as np
+
+from sightline.config.printable import printable
+
+PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
+
+
+class PickleRefusedError(ValueError):
+    """A pickle is broken, or asks for something that is not on the list."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.offset = offset
+        """Byte of the opcode that was refused."""
+
+
+@dataclass(frozen=True)
+class Constructor:
+    """What we do in place of a function or class that a pickle names."""
+
+    name: str
+    build: Callable[..., Any]
+    """Positional values of the pickle -> a plain value, or an ``Unbuilt``. Raises ValueError or TypeError."""
+
+
+class Unbuilt:
+    """A value whose content follows in the pickle."""
+
+    def __init__(self, finish: Callable[[Any], Any]) -> None:
+        self.finish = finish
+        """State of the pickle -> the value. Raises ValueError or TypeError."""
+        self.is_finished = False
+        self.value: Any = None
+
+
+def _plain_dtype(text: object, order: object = "=") -> np.dtype[Any]:
+    name = text.decode("latin-1") if isinstance(text, bytes) else text
+    order = order.decode("latin-1") if isinstance(order, bytes) else order
+    if not isinstance(name, str) or name[:1] not in tuple("biufc") or not name[1:].isdecimal():
+        raise ValueError(f"arrays of the type {printable(repr(name), limit=40)} are not read")
+    if order not in ("<", ">", "|", "="):
+        raise ValueError(f"no byte order is called {printable(repr(order), limit=40)}")
+    return np.dtype(name).newbyteorder("=" if order == "|" else order)
+
+
+def _dtype(name: object, *_: object) -> Unbuilt:
+    def finish(state: Any) -> np.dtype[Any]:
+        if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
+            raise ValueError("the type of an array is not a plain one")
+        return _plain_dtype(name, state[1])
+
+    return Unbuilt(finish)
+
+
+def _array(shape: Any, dtype: Any, raw: Any, *, is_fortran: bool) -> np.ndarray[Any, Any]:
+    if not isinstance(dtype, np.dtype) or not isinstance(raw, bytes | bytearray):
+        raise ValueError("an array has no plain type or no bytes")
+    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape) or len(shape) > 32:
+        raise ValueError("the shape of an array is impossible")
+    if math.prod(shape) * dtype.itemsize != len(raw):
+        raise ValueError(f"an array of shape {shape} and type {dtype} has {len(raw):,} bytes")
+    flat = np.frombuffer(raw, dtype) if raw else np.empty(0, dtype)
+    return flat.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _reconstruct(*_: object) -> Unbuilt:
+    """An array of NumPy as protocols 0 to 4 write it: empty at first, then its state."""
+
+    def finish(state: Any) -> np.ndarray[Any, Any]:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise ValueError("the state of an array is not one of NumPy")
+        _, shape, dtype, is_fortran, raw = state
+        return _array(shape, dtype, raw, is_fortran=bool(is_fortran))
+
+    return Unbuilt(finish)
+
+
+def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray[Any, Any]:
+    """An array of NumPy as protocol 5 writes it."""
+    return _array(shape, dtype, raw, is_fortran=order == "F")
+
+
+def _scalar(dtype: Any, raw: Any) -> Any:
+    return _array((), dtype, raw, is_fortran=False).item()
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    """Bytes of Python 3 in protocols 0 to 2."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise ValueError("bytes in an encoding that is not read")
+    return text.encode("latin-1")
+
+
+def _dict() -> dict[Any, Any]:
+    return {}
+
+
+def _no_bytes() -> bytes:
+    """Empty bytes of Python 3 in protocols 0 to 2."""
+    return b""
+
+
+def _never(*_: object) -> Any:
+    raise ValueError("it is not made on its own")
+
+
+_NUMPY_ROOMS = ("numpy.core", "numpy._core")
+CONSTRUCTORS: Mapping[tuple[str, str], Constructor] = {
+    (module, name): Constructor(name, build)
+    for modules, name, build in (
+        (tuple(f"{room}.multiarray" for room in _NUMPY_ROOMS), "_reconstruct", _reconstruct),
+        (tuple(f"{room}.multiarray" for room in _NUMPY_ROOMS), "scalar", _scalar),
+        (tuple(f"{room}.numeric" for room in _NUMPY_ROOMS), "_frombuffer", _frombuffer),
+        (("numpy",), "ndarray", _never),
+        (("numpy",), "dtype", _dtype),
+        (("_codecs",), "encode", _encode),
+        (("__builtin__", "builtins"), "bytes", _no_bytes),
+        (("collections",), "OrderedDict", _dict),
+    )
+    for module in modules
+}
+"""What stands for the names of plain data."""
+
+
+def read_pickle(data: bytes, *, constructors: Mapping[tuple[str, str], Constructor] = CONSTRUCTORS) -> Any:
+    """The value of a pickle of plain data, of any protocol.
+
+    Args:
+        data: The file.
+        constructors: (module, name) -> what is done in its place. Everything else is refused.
+
+    Raises:
+        PickleRefusedError: With the byte where it is broken, or where it asks for more than plain data.
+    """
+    machine = _Machine(constructors, budget=len(data))
+    offset = 0
+    try:
+        for opcode, argument, place in genops(io.BytesIO(data)):
+            offset = place or 0
+            if opcode.name == "STOP":
+                return machine.result()
+            machine.step(opcode.name, argument)
+    except PickleRefusedError:
+        raise
+    except (ValueError, TypeError, IndexError, OverflowError, struct.error) as error:
+        raise PickleRefusedError(_told(error), offset) from None
+    raise PickleRefusedError("it ends before its end mark", len(data))
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, IndexError):
+        return "it takes from an empty stack"
+    return printable(error, limit=200) or "it is broken"
+
+
+class _Machine:
+    """The stack, the marks and the memo."""
+
+    def __init__(self, constructors: Mapping[tuple[str, str], Constructor], budget: int) -> None:
+        self.constructors = constructors
+        self.budget = budget
+        """Bytes that encoded texts may still take: one text may be encoded again and again."""
+        self.stack: list[Any] = []
+        self.below: list[list[Any]] = []
+        """Stacks that marks have set aside."""
+        self.memo: dict[int, Any] = {}
+
+    def result(self) -> Any:
+        """What is on top at the end."""
+        value = self.stack.pop()
+        if isinstance(value, Unbuilt | Constructor):
+            raise ValueError("it ends with something unfinished")
+        return value
+
+    def step(self, name: str, argument: Any) -> None:
+        """Do what one opcode says."""
+        if name in _PUSHED:
+            self.stack.append(argument)
+        elif name in _TEXTS_OF_PYTHON_2:
+            self.stack.append(argument.encode("latin-1"))
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self.memo[argument] = self.stack[-1]
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = self.stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self._recall(argument)
+        elif name not in ("PROTO", "FRAME"):
+            action = _ACTIONS.get(name)
+            if action is None:
+                raise ValueError(f"the opcode {name} is not needed for plain data")
+            action(self, argument)
+
+    def _recall(self, key: int) -> None:
+        if key not in self.memo:
+            raise ValueError("it recalls a value that it never kept")
+        value = self.memo[key]
+        self.stack.append(value.value if isinstance(value, Unbuilt) and value.is_finished else value)
+
+    def mark(self, _: Any) -> None:
+        self.below.append(self.stack)
+        self.stack = []
+
+    def to_mark(self) -> list[Any]:
+        """Everything above the newest mark, which goes."""
+        values = self.stack
+        self.stack = self.below.pop()
+        return values
+
+    def pop(self, _: Any) -> None:
+        if self.stack:
+            self.stack.pop()
+        else:
+            self.to_mark()
+
+    def pop_mark(self, _: Any) -> None:
+        self.to_mark()
+
+    def dup(self, _: Any) -> None:
+        self.stack.append(self.stack[-1])
+
+    def tuple_(self, count: int | None) -> None:
+        values = self.to_mark() if count is None else [self.stack.pop() for _ in range(count)][::-1]
+        self.stack.append(tuple(_finished(values)))
+
+    def list_(self, _: Any) -> None:
+        values = self.to_mark()
+        self.stack.append(_finished(values))
+
+    def append(self, values: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is not list:
+            raise ValueError("it appends to something that is no list")
+        target.extend(_finished(values))
+
+    def set_items(self, values: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is not dict or len(values) % 2:
+            raise ValueError("it sets items of something that is no dictionary")
+        keys = values[::2]
+        if not all(isinstance(key, PLAIN_KEYS) for key in keys):
+            raise ValueError("a key of a dictionary is no text and no number")
+        target.update(zip(keys, _finished(values[1::2]), strict=True))
+
+    def dict_(self, _: Any) -> None:
+        values = self.to_mark()
+        self.stack.append({})
+        self.set_items(values)
+
+    def named(self, module: Any, name: Any) -> None:
+        module, name = (part.decode("latin-1") if isinstance(part, bytes) else part for part in (module, name))
+        if not isinstance(module, str) or not isinstance(name, str) or (module, name) not in self.constructors:
+            words = printable(f"{module}.{name}", limit=80)
+            raise ValueError(f"it asks for {words}, which is not plain data and may run code")
+        self.stack.append(self.constructors[module, name])
+
+    def stack_named(self, _: Any) -> None:
+        name = self.stack.pop()
+        self.named(self.stack.pop(), name)
+
+    def reduce(self, _: Any) -> None:
+        arguments = self.stack.pop()
+        maker = self.stack.pop()
+        if not isinstance(maker, Constructor) or not isinstance(arguments, tuple):
+            raise ValueError("it calls something that is no function")
+        value = maker.build(*arguments)
+        if isinstance(value, bytes):
+            self.budget -= len(value)
+            if self.budget < 0:
+                raise ValueError("it unfolds to far more than its own size")
+        self.stack.append(value)
+
+    def build(self, _: Any) -> None:
+        state = self.stack.pop()
+        shell = self.stack.pop()
+        if not isinstance(shell, Unbuilt) or shell.is_finished:
+            raise ValueError("it gives a state to something that has none")
+        shell.value = shell.finish(state)
+        shell.is_finished = True
+        self.stack.append(shell.value)
+
+
+def _finished(values: list[Any]) -> list[Any]:
+    if any(isinstance(value, Unbuilt) for value in values):
+        raise ValueError("it uses an array before it has its content")
+    return values
+
+
+_PUSHED = frozenset(
+    (
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+        *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    )
+)
+_TEXTS_OF_PYTHON_2 = frozenset(("STRING", "BINSTRING", "SHORT_BINSTRING"))
+_CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_ACTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
+    "MARK": _Machine.mark,
+    "POP": _Machine.pop,
+    "POP_MARK": _Machine.pop_mark,
+    "DUP": _Machine.dup,
+    "TUPLE": lambda machine, _: machine.tuple_(None),
+    "TUPLE1": lambda machine, _: machine.tuple_(1),
+    "TUPLE2": lambda machine, _: machine.tuple_(2),
+    "TUPLE3": lambda machine, _: machine.tuple_(3),
+    "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
+    "LIST": _Machine.list_,
+    "APPEND": lambda machine, _: machine.append([machine.stack.pop()]),
+    "APPENDS": lambda machine, _: machine.append(machine.to_mark()),
+    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
+    "DICT": _Machine.dict_,
+    "SETITEM": lambda machine, _: machine.set_items([machine.stack.pop() for _ in range(2)][::-1]),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.to_mark()),
+    "GLOBAL": lambda machine, argument: machine.named(*argument.split(" ", 1)),
+    "STACK_GLOBAL": _Machine.stack_named,
+    "REDUCE": _Machine.reduce,
+    "BUILD": _Machine.build,
+}

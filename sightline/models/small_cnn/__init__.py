@@ -1,0 +1,1 @@
+"""A small convolutional classifier of our own."""

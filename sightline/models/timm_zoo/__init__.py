@@ -1,0 +1,1 @@
+"""The classifiers of timm, an extra, by their names."""

@@ -1,0 +1,26 @@
+"""Which classifier of torchvision, and the few choices that all of them have."""
+
+from __future__ import annotations
+
+from pydantic import field_validator
+
+from sightline.config.base import Config
+from sightline.config.errors import did_you_mean
+
+
+class TorchvisionConfig(Config):
+    """A classifier of torchvision with fresh weights; ``weights=FILE`` starts from a file of trained ones."""
+
+    name: str = "resnet18"
+    """As in ``torchvision.models``: resnet18, mobilenet_v3_small, efficientnet_b0, convnext_tiny, vit_b_16, ..."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        from torchvision import models
+
+        names = models.list_models(module=models)
+        if name not in names:
+            near = did_you_mean(name, names) or f" There are: {', '.join(names)}."
+            raise ValueError(f"torchvision has no classifier {name!r}.{near}")
+        return name
