@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt
 
 Number = float | None
 """None where nothing defines the figure."""
@@ -101,17 +101,23 @@ class RunRecord(Record):
 
 
 class ClassRow(Record):
-    """One row of the table of classes."""
+    """One row of the table of classes: of a detector's, or of those of whole images, as far as it goes."""
 
     name: str
+    precision: Number = None
+    f1: Number = None
+    # Of a detector.
     ap: CocoFigure = None
     ap50: CocoFigure = None
     ar: CocoFigure = None
-    precision: Number = None
     recall: Number = None
-    f1: Number = None
     num_truths: int = 0
     num_detections: int = 0
+    # Of whole images.
+    num_images: int | None = None
+    accuracy: Number = None
+    """Share of the class's images that are told right."""
+    top5: Number = None
 
 
 class Curves(Record):
@@ -132,11 +138,28 @@ class Curves(Record):
 
 
 class Confusion(Record):
-    """Rows are predicted classes, columns true ones; the last of each is the background."""
+    """Rows are predicted classes, columns true ones; of detections the last of each is the background."""
 
-    counts: list[list[int]]
-    score_threshold: float
-    iou_threshold: float
+    counts: list[list[NonNegativeInt]]
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+
+    @property
+    def has_background(self) -> bool:
+        """Whether detections were counted, which have thresholds; a whole image is always of some class."""
+        return self.score_threshold is not None and self.iou_threshold is not None
+
+
+class Reliability(Record):
+    """How often a classifier is right, by how sure it says to be. N bins of its confidence."""
+
+    edges: list[float]
+    """N + 1, from 0 to 1."""
+    confidence: list[Number]
+    """Means; None where a bin is empty."""
+    accuracy: list[Number]
+    counts: list[int]
+    """Images."""
 
 
 class Evaluation(Record):
@@ -150,6 +173,7 @@ class Evaluation(Record):
     classes: list[ClassRow] = []
     curves: Curves | None = None
     confusion: Confusion | None = None
+    reliability: Reliability | None = None
 
 
 class SplitFacts(Record):
@@ -157,10 +181,12 @@ class SplitFacts(Record):
 
     source: str = ""
     num_images: int = 0
-    num_boxes: int = 0
+    num_boxes: int | None = None
+    """None where whole images have classes."""
     num_empty_images: int = 0
     num_crowds: int = 0
     class_counts: list[int] = []
+    """Boxes, or images, of each class."""
     boxes_per_image: list[int] = []
     centers: list[list[int]] = []
     sizes: list[list[int]] = []
@@ -184,3 +210,8 @@ class DataFacts(Record):
     faults: list[FaultFact] = []
     num_faults: int | None = None
     """All of them, where ``faults`` holds only the first."""
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether boxes have classes, rather than whole images."""
+        return any(split.num_boxes is not None for split in self.splits.values())

@@ -21,12 +21,22 @@ from sightline.config.errors import RunError
 from sightline.config.printable import printable
 from sightline.report import plots
 from sightline.report.history import RunFiles, Series, read_run, series
-from sightline.report.layout import REPORT_PAGE, ClassRow, DataFacts, Evaluation, Status
+from sightline.report.layout import REPORT_PAGE, DataFacts, Evaluation, Reliability, Status
 from sightline.report.pictures import PictureFile, data_address, png_address
+from sightline.report.tables import ConfusedPair, class_table, confused_pairs, split_columns, split_counts
 
 MAX_FAULTS = 200
 SIZES = ("AP_small", "AP_medium", "AP_large")
-MAIN_FIGURES = ("AP", "AP50", "AP75", "AR_100")
+MAIN_FIGURES = ("AP", "AP50", "AP75", "AR_100", "top1", "top5", "balanced_accuracy")
+"""Of whichever problem: the first three that a run has are its large numbers."""
+OTHER_SCALES = {"nll": "Negative log-likelihood", "ece": "Expected calibration error"}
+"""Figures of evaluations that get a plot each, as they are no shares of what is right."""
+DASHED = ("balanced_accuracy",)
+"""Drawn so, as it lies on ``top1`` where all classes have as many images."""
+MAX_MATRICES = 30
+"""The confusion of more classes of images is drawn once, as wide as the page: shares, and not counts too."""
+MAX_MATRIX = 120
+"""That of more classes still is told by its largest cells alone."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +115,18 @@ def render(run: RunFiles) -> str:
         "tiles": _tiles(run),
         "histories": _drawn(history_plots(run), notes),
         "evaluation": evaluation,
-        "classes": _detected_classes(evaluation),
+        "classes": class_table(evaluation),
         "evaluation_moment": _moment_of(run.evaluation),
         "figures": _figure_rows(run),
         "best_row": run.best_row,
         "curves": _drawn(curve_plots(run.evaluation), notes),
         "confusions": _drawn(confusion_plots(run.evaluation), notes),
+        "pairs": _pairs(run.evaluation, notes),
+        "max_matrix": MAX_MATRIX,
         "galleries": galleries,
         "data": run.data if run.data and (run.data.splits or run.data.faults) else None,
+        "split_columns": split_columns,
+        "split_counts": split_counts,
         "label_plots": _drawn(label_plots(run.data), notes),
         "num_faults": _num_faults(run.data),
         "max_faults": MAX_FAULTS,
@@ -155,17 +169,24 @@ def history_plots(run: RunFiles) -> list[Plot]:
     for name, line in train.items():
         groups.setdefault(name.partition("/")[0], {})[name] = line
     for name, line in evals.items():
-        if "/" in name or name == "loss":
+        if "/" in name or name == "loss" or name in train:
             groups.setdefault(name.partition("/")[0], {})[f"eval {name}"] = line
+
+    parts = [name for name in train if name.startswith("loss/")]
+    if len(parts) == 1 and "loss" in train:  # the same line twice
+        for name in (parts[0], f"eval {parts[0]}"):
+            groups["loss"].pop(name, None)
 
     plots_: list[Plot] = []
     main = {name: evals[name] for name in MAIN_FIGURES if name in evals}
     plain = {name: line for name, line in evals.items() if "/" not in name and name != "loss"}
     if plain:
         plots_.append(_lines("Figures of the evaluations", main or dict(list(plain.items())[: len(plots.COLOURS)])))
-    titles = {"loss": "Losses", "lr": "Learning rate", "grad_norm": "Gradient norm"}
+    titles = {"loss": "Losses", "top1": "Top-1 accuracy", "lr": "Learning rate", "grad_norm": "Gradient norm"}
     for name in sorted(groups, key=lambda name: list(titles).index(name) if name in titles else len(titles)):
-        plots_.append(_lines(titles.get(name, name), groups[name], log_y=name == "loss"))
+        caption = TRAINING_FIGURE if name != "loss" and name in train and name in evals else ""
+        plots_.append(_lines(titles.get(name, name), groups[name], log_y=name == "loss", caption=caption))
+    plots_ += [_lines(title, {name: evals[name]}) for name, title in OTHER_SCALES.items() if name in evals]
     by_size = {name: line for name, line in evals.items() if name in SIZES and (line[1] >= 0).any()}
     if by_size:
         plots_.append(_lines("AP by size of the object", by_size))
@@ -174,14 +195,35 @@ def history_plots(run: RunFiles) -> list[Plot]:
     return plots_
 
 
-def _lines(title: str, lines: Series, *, log_y: bool = False) -> Plot:
-    dashed = [name for name in lines if name.startswith("eval ")]
-    return title, lambda: plots.lines_plot(lines, log_y=log_y, dashed=dashed), ""
+TRAINING_FIGURE = (
+    "The training line is measured on batches as they are trained on (augmented, mixed), with weights on their way: it "
+    "may well lie below the other."
+)
+
+
+def _lines(title: str, lines: Series, *, log_y: bool = False, caption: str = "") -> Plot:
+    dashed = [name for name in lines if name.startswith("eval ") or name in DASHED]
+    return title, lambda: plots.lines_plot(lines, log_y=log_y, dashed=dashed), caption
 
 
 def curve_plots(evaluation: Evaluation | None) -> list[Plot]:
-    """Precision over recall, and F1, precision and recall over confidence."""
-    if evaluation is None or evaluation.curves is None:
+    """Of boxes: precision over recall, and F1, precision and recall over confidence. Of whole images: reliability."""
+    if evaluation is None:
+        return []
+    reliable = [] if evaluation.reliability is None else [_reliability(evaluation.reliability)]
+    return [*_box_curves(evaluation), *reliable]
+
+
+def _reliability(reliability: Reliability) -> Plot:
+    caption = (
+        "A dot stands at the mean confidence of a bin of images. Below the dotted line the model is right less often "
+        "than it says, above it more often."
+    )
+    return "Reliability", lambda: plots.reliability_plot(reliability), caption
+
+
+def _box_curves(evaluation: Evaluation) -> list[Plot]:
+    if evaluation.curves is None:
         return []
     curves, names = evaluation.curves, evaluation.class_names
     at = f"IoU {curves.iou_threshold:g}"
@@ -203,29 +245,51 @@ def confusion_plots(evaluation: Evaluation | None) -> list[Plot]:
     if evaluation is None or evaluation.confusion is None:
         return []
     confusion, names = evaluation.confusion, evaluation.class_names
-    how = f"Detections above {confusion.score_threshold:g}, pairs above IoU {confusion.iou_threshold:g}."
-    return [
-        (
-            "Confusion, share of each true class",
-            lambda: plots.confusion_plot(confusion, names, shares=True),
-            f"Columns add up to 1. Last row: missed; last column: share of the false detections. {how}",
-        ),
-        (
-            "Confusion, counts",
-            lambda: plots.confusion_plot(confusion, names, shares=False),
-            f"Last row: missed truths; last column: false detections. {how}",
-        ),
-    ]
+    if confusion.has_background:
+        how = f"Detections above {confusion.score_threshold:g}, pairs above IoU {confusion.iou_threshold:g}."
+        of_shares = f"Columns add up to 1. Last row: missed; last column: share of the false detections. {how}"
+        of_counts = f"Last row: missed truths; last column: false detections. {how}"
+    elif len(confusion.counts) > MAX_MATRIX:
+        return []
+    else:
+        of_shares = "Columns add up to 1; the diagonal is the accuracy of each class."
+        of_counts = "Images of each true class by what they are told to be; right answers are on the diagonal."
+    wanted = [("Confusion, share of each true class", True, of_shares), ("Confusion, counts", False, of_counts)]
+    if not confusion.has_background and len(confusion.counts) > MAX_MATRICES:
+        wanted = wanted[:1]
+
+    def draw(shares: bool) -> Callable[[], bytes]:
+        return lambda: plots.confusion_plot(confusion, names, shares=shares)
+
+    return [(title, draw(shares), caption) for title, shares, caption in wanted]
+
+
+def _pairs(evaluation: Evaluation | None, notes: list[str]) -> list[ConfusedPair]:
+    """The most confused classes of whole images."""
+    if evaluation is None or evaluation.confusion is None or evaluation.confusion.has_background:
+        return []
+    try:
+        return confused_pairs(evaluation.confusion, evaluation.class_names)
+    except (ValueError, OverflowError) as error:
+        notes.append(f"Most confused classes: left out, {printable(error, limit=120)}.")
+        return []
 
 
 def label_plots(data: DataFacts | None) -> list[Plot]:
-    """Boxes by class, by position, by size, and per image; positions and sizes of the first split."""
+    """Boxes by class, by position, by size, and per image; positions and sizes of the first split.
+
+    Where whole images have classes, images by class.
+    """
     if data is None or not data.splits:
         return []
     name, split = next(iter(data.splits.items()))
     drawn: list[Plot] = []
-    if any(other.class_counts for other in data.splits.values()):
+    num_counts = max(len(other.class_counts) for other in data.splits.values())
+    if num_counts and data.has_boxes:
         drawn.append(("Boxes per class", lambda: plots.class_histogram(data), ""))
+    elif num_counts:
+        draw = plots.class_histogram if num_counts <= plots.MAX_BARS else plots.class_counts_plot
+        drawn.append(("Images per class", lambda: draw(data), _extremes(data)))
     if split.boxes_per_image:
         counts = split.boxes_per_image
         drawn.append(
@@ -254,13 +318,27 @@ def label_plots(data: DataFacts | None) -> list[Plot]:
     return drawn
 
 
+def _extremes(data: DataFacts) -> str:
+    """The smallest and the largest class of the first split that counts them."""
+    name, split = next((name, split) for name, split in data.splits.items() if split.class_counts)
+    (fewest, smallest), (most, largest) = (
+        (count, data.class_names[index] if index < len(data.class_names) else str(index))
+        for count, index in (
+            choose((count, index) for index, count in enumerate(split.class_counts)) for choose in (min, max)
+        )
+    )
+    if fewest == most:
+        return f"In {name}, {fewest:,} images of each class."
+    return f"In {name}, from {fewest:,} of {smallest} to {most:,} of {largest}."
+
+
 def _drawn(wanted: Sequence[Plot], notes: list[str]) -> list[Shown]:
     """The plots as pictures. Files that a person edited may fit their form and still not be drawable."""
     shown = []
     for title, draw, caption in wanted:
         try:
             shown.append(Shown(title, png_address(draw()), caption))
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, OverflowError) as error:
             notes.append(f"{title}: not drawn, {printable(error, limit=120)}.")
     return shown
 
@@ -285,17 +363,11 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         *([("history", "Training")] if context["histories"] else []),
         *([("evaluation", "Evaluation")] if evaluation else []),
         *([("classes", "Classes")] if context["classes"] else []),
-        *([("confusion", "Confusion")] if context["confusions"] else []),
+        *([("confusion", "Confusion")] if context["confusions"] or context["pairs"] else []),
         *((identity, title) for identity, title, _ in context["galleries"]),
         *([("data", "Data"), ("faults", "Faults")] if context["data"] else []),
         ("setup", "Configuration and machine"),
     ]
-
-
-def _detected_classes(evaluation: Evaluation | None) -> list[ClassRow]:
-    """The rows of a detector's classes; those of another problem have other figures."""
-    rows = evaluation.classes if evaluation else []
-    return rows if any(row.ap is not None or row.num_truths for row in rows) else []
 
 
 def _state(run: RunFiles) -> str:
@@ -319,7 +391,7 @@ def _tiles(run: RunFiles) -> list[Tile]:
     tiles = []
     for name in [name for name in MAIN_FIGURES if name in last][:3] or list(last)[:3]:
         detail = f"{figure(best.values.get(name))} in the best epoch, {best.epoch + 1}" if best else ""
-        tiles.append(Tile(name, figure(defined(last[name])), detail))
+        tiles.append(Tile(name.replace("_", " "), figure(defined(last[name])), detail))
     losses = [row.values["loss"] for row in run.rows if row.kind == "train" and row.values.get("loss") is not None]
     if losses:
         tiles.append(Tile("training loss", figure(losses[-1]), f"began at {figure(losses[0])}"))

@@ -1,4 +1,4 @@
-"""Plots of a run as PNG bytes: histories, curves, confusion matrix, label statistics.
+"""Plots of a run as PNG bytes: histories, curves, confusion matrix, reliability, label statistics.
 
 The background is transparent and texts are grey, so that one picture reads well on a light and on a dark page.
 Texts of the data (class names) are never taken for formulas. matplotlib is loaded by the first plot.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sightline.config.printable import printable
-from sightline.report.layout import Confusion, Curves, DataFacts
+from sightline.report.layout import Confusion, Curves, DataFacts, Reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,8 @@ def lines_plot(
 
 def stacked_plot(panels: Sequence[tuple[str, Lines]], *, x_label: str = "step") -> bytes:
     """Panels with a title each, one above the other, over a common axis; a white picture that stands alone."""
-    figure, _ = _new_plot((8.0, 3.2 * max(1, len(panels))), rows=max(1, len(panels)))
+    rows = max(1, len(panels))
+    figure, _ = _new_plot((8.0, 3.2 * rows), heights=(1,) * rows)
     for axes, (title, lines) in zip(figure.axes, panels, strict=False):
         _draw_lines(axes, lines)
         axes.set_title(_label(title), color=GREY, fontsize=10, loc="left", parse_math=False)
@@ -144,10 +145,13 @@ def confusion_plot(confusion: Confusion, class_names: Sequence[str], *, shares: 
 
     Args:
         confusion: Counts.
-        class_names: Without the background.
+        class_names: Without the background, which is added where the matrix has one.
         shares: Divide each column by its sum.
+
+    Raises:
+        ValueError: If the matrix is not square.
     """
-    counts = np.array(confusion.counts, dtype=float)
+    counts = confusion_counts(confusion)
     sums = counts.sum(axis=0, keepdims=True)
     values = np.divide(counts, sums, out=np.zeros_like(counts), where=sums > 0) if shares else counts
     size = float(np.clip(0.55 * len(counts), 4.0, 11.0))
@@ -155,7 +159,7 @@ def confusion_plot(confusion: Confusion, class_names: Sequence[str], *, shares: 
     shown = np.ma.masked_equal(values, 0)
     top = max(float(values.max()) if values.size else 0, 1e-9)
     image = axes.imshow(shown, cmap="Blues", vmin=-0.15 * top, vmax=top, aspect="auto")
-    names = [*class_names, "background"]
+    names = [*class_names, "background"] if confusion.has_background else list(class_names)
     if len(names) == len(counts):
         axes.set_xticks(range(len(names)), [_label(name) for name in names], rotation=90, parse_math=False)
         axes.set_yticks(range(len(names)), [_label(name) for name in names], parse_math=False)
@@ -175,14 +179,54 @@ def confusion_plot(confusion: Confusion, class_names: Sequence[str], *, shares: 
     return _png(figure)
 
 
+def confusion_counts(confusion: Confusion) -> Array:
+    """(K, K) counts, rows predicted.
+
+    Raises:
+        ValueError: If the matrix is not square.
+    """
+    counts = np.array(confusion.counts, dtype=np.float64)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise ValueError("the matrix is not square")
+    return counts
+
+
+def reliability_plot(reliability: Reliability) -> bytes:
+    """Share of right answers over their confidence, and below how many images have it.
+
+    A dot stands at the mean confidence of its bin; on the diagonal the model is right as often as it says.
+
+    Raises:
+        ValueError: If the lists do not fit each other.
+    """
+    edges, counts = _floats(reliability.edges), _floats(reliability.counts)
+    confidence, accuracy = _floats(reliability.confidence), _floats(reliability.accuracy)
+    if not len(edges) - 1 == len(counts) == len(confidence) == len(accuracy):
+        raise ValueError(
+            f"{len(edges)} edges, {len(confidence)} confidences, {len(accuracy)} accuracies, {len(counts)} counts"
+        )
+    accuracy[~np.isfinite(accuracy)] = np.nan
+    figure, axes = _new_plot((4.8, 4.4), heights=(3, 1))
+    below = figure.axes[1]
+    widths = np.diff(edges)
+    axes.plot((0, 1), (0, 1), ":", color=GREY, linewidth=1.4)
+    axes.bar(edges[:-1], accuracy, 0.94 * widths, align="edge", color=_colour(0), alpha=0.45)
+    axes.plot(confidence, accuracy, "o-", color=_colour(1), markersize=4, linewidth=1.4)
+    axes.set(ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1.02))
+    below.bar(edges[:-1], counts, 0.94 * widths, align="edge", color=_colour(0))
+    below.set(xlabel="confidence", ylabel="images")
+    return _png(figure)
+
+
 def class_histogram(data: DataFacts) -> bytes:
-    """Boxes per class in each split, the most frequent classes first."""
+    """Boxes, or images, per class in each split, the most frequent classes first."""
     counts = {name: np.array(split.class_counts) for name, split in data.splits.items() if split.class_counts}
     length = max((len(values) for values in counts.values()), default=0)
     table = {name: np.pad(values, (0, length - len(values))) for name, values in counts.items()}
     total = np.sum(list(table.values()), axis=0) if table else np.zeros(0)
     order = np.argsort(-total, kind="stable")[:MAX_BARS]
-    figure, axes = _new_plot((float(np.clip(2 + 0.3 * len(order), 5, 12)), 3.4))
+    narrowest = 5 if data.has_boxes else 8  # where it stands alone
+    figure, axes = _new_plot((float(np.clip(2 + 0.3 * len(order), narrowest, 12)), 3.4))
     width = 0.8 / max(1, len(table))
     for index, (name, values) in enumerate(table.items()):
         axes.bar(np.arange(len(order)) + index * width, values[order], width, color=_colour(index), label=_label(name))
@@ -191,7 +235,20 @@ def class_histogram(data: DataFacts) -> bytes:
         np.arange(len(order)) + 0.4 - width / 2, [_label(name) for name in known], rotation=90, parse_math=False
     )
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_ylabel("boxes")
+    axes.set_ylabel("boxes" if data.has_boxes else "images")
+    axes.grid(visible=False, axis="x")
+    _legend(axes, len(table))
+    return _png(figure)
+
+
+def class_counts_plot(data: DataFacts) -> bytes:
+    """Sizes of the classes, for more of them than can be named: of each split by itself, the largest first."""
+    table = {name: np.sort(split.class_counts)[::-1] for name, split in data.splits.items() if split.class_counts}
+    figure, axes = _new_plot((8.0, 3.4))
+    for index, (name, values) in enumerate(table.items()):
+        axes.stairs(values, color=_colour(index), fill=True, alpha=0.8, label=_label(name))
+    axes.set(xlabel="classes, the most frequent of each split first", ylabel="images")
+    axes.margins(x=0)
     axes.grid(visible=False, axis="x")
     _legend(axes, len(table))
     return _png(figure)
@@ -250,15 +307,15 @@ def _label(name: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _new_plot(size: tuple[float, float], *, rows: int = 1) -> tuple[Figure, Axes]:
-    """A figure with panels one above the other, and the first of them."""
+def _new_plot(size: tuple[float, float], *, heights: Sequence[float] = (1,)) -> tuple[Figure, Axes]:
+    """A figure with panels of these relative heights one above the other, and the first of them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     figure.patch.set_alpha(0)
-    for axes in figure.subplots(rows, squeeze=False, sharex=True).flat:
+    for axes in figure.subplots(len(heights), squeeze=False, sharex=True, height_ratios=heights).flat:
         axes.patch.set_alpha(0)
         axes.grid(color=FAINT, linewidth=0.6)
         axes.set_axisbelow(True)

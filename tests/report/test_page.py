@@ -2,8 +2,6 @@ import base64
 import hashlib
 import json
 import re
-from collections import Counter
-from html.parser import HTMLParser
 
 import pytest
 import yaml
@@ -12,48 +10,11 @@ from PIL import Image
 from sightline.config.errors import RunError
 from sightline.engine.checkpoint.retention import BestBy
 from sightline.engine.evaluation import EvaluateConfig
-from sightline.report import plots
 from sightline.report.history import read_run
 from sightline.report.page import build_report, figure, moment
 from sightline.report.pictures import WIDEST
 from tests.report.example_run import write_run
-
-HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7*7 }}</style>'
-
-
-class Page(HTMLParser):
-    """Elements, attributes and texts of a page."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.tags, self.attributes, self.text = Counter(), [], ""
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags[tag] += 1
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_data(self, data):
-        self.text += data
-
-    def values(self, name):
-        return [value for _, attribute, value in self.attributes if attribute == name]
-
-
-def page_of(run):
-    return Page(build_report(run))
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Plots are made, but not painted: most of a page's time."""
-    monkeypatch.setattr(plots, "_png", lambda figure: b"")
-
-
-def replace_json(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+from tests.report.page_reader import HOSTILE, page_of, replace_json
 
 
 def test_a_whole_run_shows_everything(tmp_path):
