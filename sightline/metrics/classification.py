@@ -11,7 +11,7 @@ top-k
 precision, recall, F1
     Of the class with the highest score, one class against the rest. Recall of a class is also called its accuracy. A
     class that is never predicted has precision 0; its F1 is ``2 tp / (2 tp + fp + fn)``. Means are over the classes
-    that have an image ("macro"); ``class_accuracy`` is the mean recall, or balanced accuracy.
+    that have an image ("macro"); ``balanced_accuracy`` is the mean recall.
 negative log likelihood
     Mean of ``-log p`` of the true class, natural logarithm, ``p`` by softmax in float64.
 expected calibration error
@@ -176,7 +176,7 @@ class ClassificationMetric:
         self._parts += [part for other in others for part in other._parts]
 
     def compute(self) -> dict[str, float]:
-        """``top1``, ``top5`` (of more than 5 classes), ``class_accuracy``, ``precision``, ``f1``, ``nll`` and ``ece``.
+        """``top1``, ``top5`` (of more than 5 classes), ``balanced_accuracy``, ``precision``, ``f1``, ``nll`` and ``ece``.
 
         All are in [0, 1] but ``nll``; NaN without images.
         """
@@ -186,7 +186,7 @@ class ClassificationMetric:
         if self.num_classes > 5:
             figures["top5"] = _mean(_top(kept, 5))
         has_images = counts.num_truths > 0
-        figures["class_accuracy"] = _mean(counts.recall[has_images])
+        figures["balanced_accuracy"] = _mean(counts.recall[has_images])
         figures["precision"] = _mean(counts.precision[has_images])
         figures["f1"] = _mean(counts.f1[has_images])
         figures["nll"] = -_mean(kept["log_likelihoods"])
@@ -222,20 +222,24 @@ class ClassificationMetric:
         """Tables and curves for a report, as plain JSON values; what is undefined is None.
 
         Returns:
-            ``class_names``; ``classes``, one object a class with ``name``, ``precision``, ``recall``, ``f1``,
-            ``num_truths`` and ``num_predicted``; ``confusion`` with ``counts`` (K rows of predicted classes, columns of
-            true ones); ``calibration`` with ``edges`` (B + 1), ``counts``, ``accuracy`` and ``confidence`` (B);
-            ``num_images`` and ``num_without_answer``.
+            ``class_names``; ``classes``, one object a class with ``name``, ``num_images``, ``accuracy`` (its recall),
+            ``top5`` (of more than 5 classes), ``precision``, ``f1`` and ``num_predicted``; ``confusion`` with ``counts``
+            (K rows of predicted classes, columns of true ones); ``reliability`` with ``edges`` (B + 1), ``counts``,
+            ``accuracy`` and ``confidence`` (B); ``num_images`` and ``num_without_answer``.
         """
         counts, curve = self.class_counts(), self.reliability()
-        names = ("precision", "recall", "f1")
-        columns = {name: _plain(getattr(counts, name)) for name in names}
+        columns = {"accuracy": counts.recall, "precision": counts.precision, "f1": counts.f1}
+        if self.num_classes > 5:
+            kept = self._arrays()
+            among = np.bincount(kept["labels"][_top(kept, 5)], minlength=self.num_classes)
+            columns["top5"] = _ratio(among, counts.num_truths)
+        plain = {name: _plain(values) for name, values in columns.items()}
         num_predicted = counts.matrix.sum(axis=1).tolist()
         rows = [
             {
                 "name": name,
-                **{column: columns[column][label] for column in names},
-                "num_truths": int(counts.num_truths[label]),
+                "num_images": int(counts.num_truths[label]),
+                **{column: values[label] for column, values in plain.items()},
                 "num_predicted": num_predicted[label],
             }
             for label, name in enumerate(class_names)
@@ -244,7 +248,7 @@ class ClassificationMetric:
             "class_names": list(class_names),
             "classes": rows,
             "confusion": {"counts": counts.matrix.tolist()},
-            "calibration": {
+            "reliability": {
                 "edges": _plain(curve.edges),
                 "counts": curve.counts.tolist(),
                 "accuracy": _plain(curve.accuracy),

@@ -29,12 +29,12 @@ def test_four_images_by_hand():
     logits = logits_of((0.7, 0.2, 0.1), (0.5, 0.4, 0.1), (0.2, 0.6, 0.2), (0.1, 0.3, 0.6))
     metric = measured(logits, [0, 1, 1, 1])
     figures = metric.compute()
-    assert list(figures) == ["top1", "class_accuracy", "precision", "f1", "nll", "ece"]
+    assert list(figures) == ["top1", "balanced_accuracy", "precision", "f1", "nll", "ece"]
     assert figures["top1"] == 2 / 4
     assert metric.top(2) == 1.0
     assert metric.class_counts().matrix.tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
     # Means over the classes 0 and 1, which have images: recall 1 and 1/3, precision 1/2 and 1, F1 2/3 and 2/4.
-    assert figures["class_accuracy"] == pytest.approx((1 + 1 / 3) / 2)
+    assert figures["balanced_accuracy"] == pytest.approx((1 + 1 / 3) / 2)
     assert figures["precision"] == pytest.approx((1 / 2 + 1) / 2)
     assert figures["f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert figures["nll"] == pytest.approx(-(LOG(0.7) + LOG(0.4) + LOG(0.6) + LOG(0.3)) / 4)
@@ -130,7 +130,7 @@ def test_processes_that_merge_give_the_bits_of_one(num_images, num_processes, se
 def test_without_images_figures_have_names_and_no_value():
     metric = ClassificationMetric(10)
     figures = metric.compute()
-    assert list(figures) == ["top1", "top5", "class_accuracy", "precision", "f1", "nll", "ece"]
+    assert list(figures) == ["top1", "top5", "balanced_accuracy", "precision", "f1", "nll", "ece"]
     assert all(math.isnan(value) for value in figures.values())
     metric.update([], torch.zeros(0, 10), torch.zeros(0, dtype=torch.int64))
     assert metric.state()["labels"].tolist() == []
@@ -170,10 +170,10 @@ def test_details_are_plain_and_add_up(tmp_path):
     metric = measured(torch.from_numpy(rng.normal(size=(30, 4))), rng.integers(0, 3, 30).tolist())
     details = json.loads(json.dumps(metric.details(["a", "b", "c", "d"]), allow_nan=False))
     matrix = np.array(details["confusion"]["counts"])
-    assert matrix.sum() == details["num_images"] == sum(details["calibration"]["counts"]) == 30
-    assert [row["num_truths"] for row in details["classes"]] == matrix.sum(axis=0).tolist()
+    assert matrix.sum() == details["num_images"] == sum(details["reliability"]["counts"]) == 30
+    assert [row["num_images"] for row in details["classes"]] == matrix.sum(axis=0).tolist()
     assert [row["num_predicted"] for row in details["classes"]] == matrix.sum(axis=1).tolist()
-    assert details["classes"][3]["recall"] is None
+    assert details["classes"][3]["accuracy"] is None
 
 
 def test_the_saved_file_gives_the_same_figures(tmp_path):
