@@ -164,9 +164,14 @@ ROWS = (
     Row(
         "A14",
         "GPUs are chosen without changing the environment",
-        "what launchers say is understood, the local rank too, which is the number of the process's GPU",
-        ("cli/many_processes::what_launchers_say",),
-        "a choice of GPUs, say the first and the third",
+        "`device=0,2` starts a process on the first and on the third one; one that is not there is named; under a "
+        "launcher the local rank counts",
+        (
+            "engine/device::named_gpus_start_a_process_each_and_leave_the_environment_as_it_is",
+            "engine/device::every_process_has_the_gpu_of_its_place_among_those_named",
+            "engine/device::gpus_that_are_not_there_are_named",
+            "cli/many_processes::what_launchers_say",
+        ),
     ),
     Row(
         "A15",

@@ -182,12 +182,19 @@ def refuse_unused(changes: Sequence[str], used: Iterable[str], what: str) -> Non
     Raises:
         ConfigError: If one does not; names those that do.
     """
+    from sightline.engine.device import device_name, gpus_of
+
     for change in map(parse_change, changes):
         group = change.key.split(".", 1)[0]
         if not {group, change.key} & set(used) or change.key.startswith("model.loss"):
             raise ConfigError(
                 f"{change.origin}: {change.key} has no effect on {what}. Keys and groups that have one: "
                 f"{', '.join(used)}."
+            )
+        if change.key == "device" and len(gpus_of(device_name(change.value))) > 1:
+            raise ConfigError(
+                f"{change.origin}: device={printable(change.value)} names several GPUs, and {what} uses one. "
+                "Name one of them."
             )
 
 

@@ -214,12 +214,13 @@ class _Preflight:
             device = pick_device(config.device)
         except ConfigError as error:
             self.find("device", "problem", str(error))
-            config = config.but(device="auto")
+            config = config.but(device="auto", devices=config.processes_here)
             device = pick_device("auto")
-        self.devices = config.devices
-        if device.type == "cuda" and self.devices > torch.cuda.device_count():
-            text = f"devices={self.devices}, but there are {torch.cuda.device_count()} GPUs"
-            self.find("device", "problem", text, f"devices={torch.cuda.device_count()}")
+        else:
+            if device.type == "cuda" and config.devices > torch.cuda.device_count():
+                text = f"devices={config.devices}, but there are {torch.cuda.device_count()} GPUs"
+                self.find("device", "problem", text, f"devices={torch.cuda.device_count()}")
+        self.devices = config.processes_here
         if self.devices > 1:
             text = f"one of {self.devices} processes is tried, alone: what they tell each other takes more time"
             self.find("device", "note", text)
@@ -237,7 +238,7 @@ class _Preflight:
         from sightline.api.auto_batch import find_batch_size
         from sightline.engine.device import pick_device
 
-        device, count = pick_device(config.device), config.devices
+        device, count = pick_device(config.device), config.processes_here
 
         def find() -> tuple[RunConfig, str]:
             return find_batch_size(
@@ -308,7 +309,7 @@ class _Preflight:
             trials.append(try_steps(training, small, seconds=SMALL_SECONDS, most=2, count_saved=True))
         if self.may_try(training, review, trials, wanted):
             self.tell(f"trying steps with {wanted} {problem.unit}")
-            if config.devices > 1:
+            if self.devices > 1:
                 loader = review.open(config.but(batch_size=wanted)).train_loader
             assert loader is not None
             trials.append(try_steps(training, loader, seconds=min(STEPS_SECONDS, self.left()), most=MOST_STEPS))

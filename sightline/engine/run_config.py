@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from sightline.engine.callbacks.histograms import HistogramConfig
 from sightline.engine.callbacks.user_callbacks import CallbackConfig
 from sightline.engine.callbacks.watch import WatchConfig
 from sightline.engine.checkpoint.retention import BestBy, CheckpointConfig, KeepBest, KeepImprovements
+from sightline.engine.device import device_name, gpus_of
 from sightline.engine.distributed.processes import WHOLE, Share
 from sightline.engine.distributed.sharding import FsdpConfig
 from sightline.engine.ema import EmaConfig
@@ -34,18 +34,6 @@ from sightline.engine.task import Loader, Task
 
 PathText = Annotated[Path, BeforeValidator(expand_path)]
 """A path; ``~`` and environment variables are expanded."""
-
-
-def _known_device(name: object) -> object:
-    if isinstance(name, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
-        return name
-    numbers = re.findall(r"\d+", str(name))
-    cure = "give auto, cpu, cuda, cuda:0 (the first GPU), cuda:1, ... or mps"
-    if len(numbers) == 1 and str(name) == numbers[0]:
-        cure = f"the GPU of that number is cuda:{numbers[0]}"
-    elif len(numbers) > 1:
-        cure = f"for a process on each of {len(numbers)} GPUs give devices={len(numbers)}"
-    raise ValueError(f"no device {name!r}; {cure}")
 
 
 def _known_duration(value: object) -> object:
@@ -102,8 +90,9 @@ class RunConfig(Config):
     """Learning rate that the schedule and the parameter groups multiply."""
     seed: NonNegativeInt = 0
     """Decides every random number of the run."""
-    device: Annotated[str, BeforeValidator(_known_device)] = "auto"
-    """auto takes the first GPU, or the CPU where there is none."""
+    device: Annotated[str, BeforeValidator(device_name)] = "auto"
+    """auto takes the first GPU, or the CPU where there is none. cuda:1 or 1 takes the second one; cuda:0,2 or 0,2
+    starts a process on each of these."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward pass; weights, averages and checkpoints stay in fp32. auto becomes bf16 where the
     device has it, else fp32, and the run's config.yaml says which."""
@@ -182,6 +171,16 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _one_count_of_processes(self) -> Self:
+        gpus = gpus_of(self.device)
+        if len(gpus) > 1 and self.devices not in (1, len(gpus)):
+            raise ValueError(
+                f"device={self.device} is {len(gpus)} GPUs, but devices={self.devices}; leave devices out, every GPU "
+                "named has a process"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _early_stopping_is_measured(self) -> Self:
         if self.early_stopping is not None and self.early_stopping.by is not None:
             refuse_unmeasured_loss("early_stopping.by.metric", self.early_stopping.by, measured=self.evaluate.loss)
@@ -206,6 +205,15 @@ class RunConfig(Config):
                     raise ValueError(f"{key} needs whole weights, and strategy=fsdp keeps parts: take strategy=ddp")
         return self
 
+    @classmethod
+    def useless(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """A number of processes gives way to GPUs by their numbers."""
+        try:
+            many = len(gpus_of(device_name(values["device"]))) > 1
+        except ValueError:  # told when all values are checked
+            many = False
+        return ("devices",) if many else ()
+
     def deciding(self) -> dict[str, BestBy]:
         """By key, what says which figure decides something: the best checkpoint, what is kept, an early end."""
         found = {"evaluate.best": self.evaluate.best}
@@ -215,6 +223,11 @@ class RunConfig(Config):
         if self.early_stopping is not None and self.early_stopping.by is not None:
             found["early_stopping.by"] = self.early_stopping.by
         return found
+
+    @property
+    def processes_here(self) -> int:
+        """Processes that the run has on this machine, unless a launcher has started others."""
+        return max(self.devices, len(gpus_of(self.device)))
 
     @property
     def samples_per_batch(self) -> int:
@@ -232,8 +245,13 @@ class RunConfig(Config):
         idle = {}
         if self.ema is None and self.evaluate.weights == "ema":
             idle["evaluate.weights"] = "there are no averaged weights (ema=null)"
-        if self.devices > 1 and self.device not in ("auto", "cpu", "cuda"):
-            idle["device"] = f"devices={self.devices} gives every process a device of its own; say cpu or cuda"
+        if len(gpus_of(self.device)) > 1:
+            idle["devices"] = f"every GPU of device={self.device} has a process"
+        elif self.devices > 1 and self.device not in ("auto", "cpu", "cuda"):
+            idle["device"] = (
+                f"devices={self.devices} gives every process a device of its own; say cpu or cuda, or name a GPU for "
+                "each (0,1) in place of devices"
+            )
         if self.batch_size != "auto" and self.accumulation.full_window(self.batch_size) == 1:
             idle["accumulation.exact"] = "every micro-batch is an update (accumulation.every=1)"
         if self.optimizer.decay_follows_batch and self.accumulation.nominal_batch_size is None:

@@ -177,8 +177,11 @@ MISTAKES = {
     # devices and sizes
     "no GPU": (f"{TRAIN} device=cuda", "device=cuda", "finds no GPU", "device=cpu"),
     "GPU that is not there": (f"{TRAIN} device=cuda:7", "device=cuda:7", "device=cpu"),
-    "number of a GPU": (f"{TRAIN} device=0", "no device 0", "cuda:0"),
-    "numbers of GPUs": (f"{TRAIN} device=0,1", "no device '0,1'", "devices=2"),
+    "number of a GPU": (f"{TRAIN} device=0", "device=cuda:0", "finds no GPU"),
+    "numbers of GPUs": (f"{TRAIN} device=0,2", "device=cuda:0,2", "finds no GPU", "device=cpu"),
+    "a GPU twice": (f"{TRAIN} device=0,0", "names GPU 0 twice"),
+    "numbers of GPUs and of processes": (f"{TRAIN} device=0,2 devices=2", "devices=2 has no effect", "device=cuda:0,2"),
+    "evaluation on several GPUs": (f"eval {RUN} device=0,2", "several GPUs", "an evaluation uses one"),
     "unknown device": (f"{TRAIN} device=gpu", "'gpu'", "cuda"),
     "size between strides": (f"{TRAIN} image_size=100 device=cpu", "100", "stride 32", "image_size=96"),
     # data
