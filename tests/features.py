@@ -147,9 +147,13 @@ ROWS = (
     Row(
         "A12",
         "the search for the fastest GPU kernels can be switched off",
-        "`deterministic=true` switches it off, and is accepted on a CPU",
-        ("engine/precision::deterministic_kernels_can_be_switched_on_and_off",),
-        "a key of its own; it is on unless `deterministic=true`",
+        "`cudnn_benchmark=false` does, and so does `deterministic=true`; both are accepted on a CPU",
+        (
+            "engine/precision::the_search_for_the_fastest_kernels_has_a_switch_of_its_own",
+            "engine/precision::a_run_on_a_cpu_may_say_so_too_and_an_evaluation_of_it",
+            "engine/precision::bits_that_never_change_leave_nothing_to_search_for",
+            "engine/precision::deterministic_kernels_can_be_switched_on_and_off",
+        ),
     ),
     Row(
         "A13",

@@ -218,12 +218,14 @@ class Judge:
 
         from sightline.engine.building import settle
         from sightline.engine.device import pick_device
-        from sightline.engine.precision import Precision, to_channels_last
+        from sightline.engine.precision import Precision, choose_kernels, to_channels_last
 
         config = read_config(run_dir, changes, data=data, split=split)
         refuse_unused(changes, config.evaluation_keys, "an evaluation")
         self.config = settle(config)
         self.device = pick_device(self.config.device)
+        if self.device.type == "cuda":
+            choose_kernels(deterministic=self.config.deterministic, benchmark=self.config.cudnn_benchmark)
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
         assert self.config.precision != "auto", "settle() has chosen"

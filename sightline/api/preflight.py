@@ -208,7 +208,7 @@ class _Preflight:
         from sightline.api.summary import device_and_threads
         from sightline.engine.building import settle
         from sightline.engine.device import pick_device
-        from sightline.engine.precision import set_deterministic
+        from sightline.engine.precision import choose_kernels
 
         try:
             device = pick_device(config.device)
@@ -225,7 +225,7 @@ class _Preflight:
             text = f"one of {self.devices} processes is tried, alone: what they tell each other takes more time"
             self.find("device", "note", text)
         if device.type == "cuda":
-            set_deterministic(config.deterministic)
+            choose_kernels(deterministic=config.deterministic, benchmark=config.cudnn_benchmark)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         config = settle(config)

@@ -69,7 +69,8 @@ class RunConfig(Config):
     """One run. The keys that people turn most stand at the top level."""
 
     evaluation_keys: ClassVar[tuple[str, ...]] = (
-        "batch_size", "device", "precision", "channels_last", "deterministic", "workers", "threads", "evaluate.loss",
+        "batch_size", "device", "precision", "channels_last", "deterministic", "cudnn_benchmark", "workers", "threads",
+        "evaluate.loss",
     )  # fmt: skip
     """Keys and groups that change the evaluation of a trained model."""
 
@@ -103,6 +104,9 @@ class RunConfig(Config):
     deterministic: bool = False
     """Use only GPU kernels that give the same bits every time: slower, and an error where an operation has none. A CPU
     gives the same bits anyway, for the same number of threads."""
+    cudnn_benchmark: bool | None = None
+    """On a GPU, let cuDNN try its kernels on every new shape and keep the fastest: slow first steps, faster later ones,
+    and no good where shapes change all the time. When left out it does unless deterministic=true, which forbids it."""
     devices: PositiveInt = 1
     """Processes to start on this machine, one a device. Under torchrun, srun or mpirun their number counts instead."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
@@ -181,6 +185,15 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _no_search_among_equal_bits(self) -> Self:
+        if self.deterministic and self.cudnn_benchmark:
+            raise ValueError(
+                "cudnn_benchmark=true takes whichever kernel is fastest that time, and deterministic=true the same one "
+                "every time; leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _early_stopping_is_measured(self) -> Self:
         if self.early_stopping is not None and self.early_stopping.by is not None:
             refuse_unmeasured_loss("early_stopping.by.metric", self.early_stopping.by, measured=self.evaluate.loss)
@@ -207,12 +220,13 @@ class RunConfig(Config):
 
     @classmethod
     def useless(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
-        """A number of processes gives way to GPUs by their numbers."""
+        """A number of processes gives way to GPUs by their numbers, a search for kernels to those of the same bits."""
         try:
             many = len(gpus_of(device_name(values["device"]))) > 1
         except ValueError:  # told when all values are checked
             many = False
-        return ("devices",) if many else ()
+        idle = ("devices",) if many else ()
+        return (*idle, "cudnn_benchmark") if values["deterministic"] is True else idle
 
     def deciding(self) -> dict[str, BestBy]:
         """By key, what says which figure decides something: the best checkpoint, what is kept, an early end."""
@@ -252,6 +266,8 @@ class RunConfig(Config):
                 f"devices={self.devices} gives every process a device of its own; say cpu or cuda, or name a GPU for "
                 "each (0,1) in place of devices"
             )
+        if self.deterministic:
+            idle["cudnn_benchmark"] = "nothing is tried (deterministic=true)"
         if self.batch_size != "auto" and self.accumulation.full_window(self.batch_size) == 1:
             idle["accumulation.exact"] = "every micro-batch is an update (accumulation.every=1)"
         if self.optimizer.decay_follows_batch and self.accumulation.nominal_batch_size is None:

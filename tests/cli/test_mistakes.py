@@ -179,6 +179,12 @@ MISTAKES = {
     "GPU that is not there": (f"{TRAIN} device=cuda:7", "device=cuda:7", "device=cpu"),
     "number of a GPU": (f"{TRAIN} device=0", "device=cuda:0", "finds no GPU"),
     "numbers of GPUs": (f"{TRAIN} device=0,2", "device=cuda:0,2", "finds no GPU", "device=cpu"),
+    "search for kernels of the same bits": (
+        f"{TRAIN} deterministic=true cudnn_benchmark=true",
+        "cudnn_benchmark=true",
+        "deterministic=true",
+        "leave one out",
+    ),
     "a GPU twice": (f"{TRAIN} device=0,0", "names GPU 0 twice"),
     "numbers of GPUs and of processes": (f"{TRAIN} device=0,2 devices=2", "devices=2 has no effect", "device=cuda:0,2"),
     "evaluation on several GPUs": (f"eval {RUN} device=0,2", "several GPUs", "an evaluation uses one"),
