@@ -376,13 +376,16 @@ ROWS = (
     ),
     Row(
         "E1",
-        "a run measured in epochs or steps",
-        "a run counted in steps is the beginning of one counted in epochs",
+        "a run measured in epochs, steps or samples",
+        "a run counted in steps is the beginning of one counted in epochs; one counted in samples ends with the step "
+        "that reaches them",
         (
+            "engine/accumulation::epochs_steps_and_samples_are_three_ways_to_say_one_length",
+            "engine/accumulation::a_run_counted_in_samples_ends_with_the_step_that_reaches_them",
+            "engine/session::a_run_of_so_many_samples_is_one_of_so_many_steps_also_after_a_stop",
             "engine/accumulation::a_run_counted_in_steps_is_the_beginning_of_one_counted_in_epochs",
             "engine/accumulation::a_run_has_one_length",
         ),
-        "a length in samples",
     ),
     Row(
         "E2",

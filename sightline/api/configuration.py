@@ -301,14 +301,13 @@ def _refuse_other_recipe(changes: Sequence[Change]) -> None:
 
 
 def _one_length(changes: Sequence[Change]) -> list[Change]:
-    """A run is given in epochs or in steps: a change of one takes the recipe's other one back."""
-    keys = {change.key for change in changes if change.value is not None}
-    out = list(changes)
-    for given, other in (("steps", "epochs"), ("epochs", "steps")):
-        if given in keys and other not in keys:
-            origin = next(change.origin for change in changes if change.key == given)
-            out.append(Change(other, None, origin))
-    return out
+    """A run is given in epochs, in steps or in samples: a change of one takes the recipe's other one back."""
+    lengths = ("epochs", "steps", "samples")
+    given = {change.key: change.origin for change in changes if change.key in lengths and change.value is not None}
+    if not given:
+        return list(changes)
+    origin = next(iter(given.values()))
+    return [*changes, *(Change(other, None, origin) for other in lengths if other not in given)]
 
 
 def describe_config(config: RunConfig, origins: Mapping[str, str]) -> str:

@@ -61,7 +61,12 @@ def build_training(
     loader = limited(problem.train_loader, config.limit_batches)
     lengths = [loader.batch_length(index) for index in range(loader.batches_per_epoch)]
     plan = plan_run(
-        config.accumulation, config.schedule, batch_lengths=lengths, epochs=config.epochs, steps=config.steps
+        config.accumulation,
+        config.schedule,
+        batch_lengths=lengths,
+        epochs=config.epochs,
+        steps=config.steps,
+        samples=config.samples,
     )
     assert config.precision != "auto", "settle() comes first"
     precision = Precision(config.precision, device=device)

@@ -77,9 +77,12 @@ class RunConfig(Config):
     recipe: str = ""
     """Name of the recipe that this run began with."""
     epochs: PositiveInt | None = None
-    """Passes over the training data. Give either epochs or steps."""
+    """Passes over the training data. Give one of epochs, steps and samples."""
     steps: PositiveInt | None = None
-    """Optimizer steps. Give either epochs or steps."""
+    """Optimizer steps. Give one of epochs, steps and samples."""
+    samples: PositiveInt | None = None
+    """Training samples, over all epochs and processes: the run ends with the step that reaches them. Give one of
+    epochs, steps and samples."""
     batch_size: Annotated[PositiveInt | Literal["auto"], BeforeValidator(number_or_auto)] = 16
     """Samples per (micro-)batch, over all processes. auto becomes the largest number whose step fits into a share of
     the free memory, and the run's config.yaml says which."""
@@ -167,10 +170,10 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
+        if [self.epochs, self.steps, self.samples].count(None) != 2:
             raise ValueError(
-                f"give either epochs or steps, not both (epochs={self.epochs}, steps={self.steps}); "
-                "set the other one to null"
+                f"give one of epochs, steps and samples (epochs={self.epochs}, steps={self.steps}, "
+                f"samples={self.samples}); set the others to null"
             )
         return self
 

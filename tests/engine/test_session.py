@@ -12,6 +12,7 @@ from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.going_on import how_to_resume
+from sightline.engine.run_folder.status import read_status
 from tests.engine.sessions import StopAt, final_state, session
 from tests.engine.toy import ToyTask, toy_run
 from tests.forked import forked
@@ -67,6 +68,18 @@ def test_a_compiled_task_has_the_losses_of_the_plain_one(tmp_path):
         return [row["values"]["loss"] for row in rows if row["kind"] == "train"]
 
     assert losses("compiled", compile=True) == pytest.approx(losses("plain"), rel=1e-4)
+
+
+def test_a_run_of_so_many_samples_is_one_of_so_many_steps_also_after_a_stop(tmp_path):
+    # 22 samples an epoch in 6 batches: 44 after 12 steps, 48 after 13, 52 after 14.
+    config = toy_run(epochs=None, samples=50)
+    assert session(config, tmp_path / "samples").step == 14
+    assert read_status(tmp_path / "samples").total_steps == 14
+    session(toy_run(epochs=None, steps=14), tmp_path / "steps")
+    assert session(config.but(stop_at_epoch=1), tmp_path / "stopped").outcome == "stopped"
+    assert session(config, tmp_path / "stopped", resume=True).outcome == "done"
+    assert final_state(tmp_path / "samples") == final_state(tmp_path / "steps") == final_state(tmp_path / "stopped")
+    assert session(config.but(samples=53), tmp_path / "stopped", resume=True).step == 15
 
 
 def test_every_sample_is_seen_once_an_epoch(tmp_path):
