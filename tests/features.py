@@ -499,12 +499,14 @@ ROWS = (
     Row(
         "E15",
         "compiled tasks",
-        "`compile=true` gives the losses of the plain task",
+        "`compile=true` gives the losses of the plain task; what `compile=try` cannot compile runs as it is written",
         (
+            "engine/session::what_cannot_be_compiled_runs_as_it_is_written_and_that_is_told_once",
+            "engine/session::a_compiler_that_fails_costs_no_step_and_an_error_of_the_model_is_its_own",
             "engine/session::a_compiled_task_has_the_losses_of_the_plain_one",
             "engine/session::compile_is_asked_of_the_parts_that_the_task_names",
         ),
-        "compiling the optimizer's part of a step, and an automatic fallback",
+        "compiling the optimizer's part of a step",
     ),
     Row(
         "F1",

@@ -265,7 +265,11 @@ class _Preflight:
             if said is not None:
                 self.find("weights", "ok", said)
         if config.compile:
-            self.find("compile", "note", "compile=true is not tried: the first steps will take a minute or more")
+            self.find(
+                "compile",
+                "note",
+                f"compile={str(config.compile).lower()} is not tried: the first steps will take a minute or more",
+            )
         return training
 
     def steps_and_needs(

@@ -10,6 +10,7 @@ import torch
 from sightline.config.errors import ConfigError
 from sightline.engine.accumulation import plan_run
 from sightline.engine.checkpoint.saving import live_tensors
+from sightline.engine.compiling import compile_modules
 from sightline.engine.device import pick_device
 from sightline.engine.distributed.processes import ALONE, JoinedProcesses, Processes
 from sightline.engine.distributed.sharding import Sharding
@@ -96,8 +97,7 @@ def build_training(
     if config.watch is not None:
         matching_layers(task, config.watch.layers, key="watch.layers")
     if config.compile:
-        for module in task.modules_to_compile():
-            module.compile()
+        compile_modules(task.modules_to_compile(), config.compile)
     schedule = Schedule(
         config.schedule,
         lr=config.lr,

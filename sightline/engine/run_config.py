@@ -36,6 +36,12 @@ PathText = Annotated[Path, BeforeValidator(expand_path)]
 """A path; ``~`` and environment variables are expanded."""
 
 
+def _whether_to_compile(value: object) -> object:
+    if not isinstance(value, bool) and value != "try":
+        raise ValueError(f"must be true, false or try, got {value!r}")
+    return value
+
+
 def _known_duration(value: object) -> object:
     seconds_of(str(value))
     return value
@@ -102,8 +108,9 @@ class RunConfig(Config):
     device has it, else fp32, and the run's config.yaml says which."""
     channels_last: bool = False
     """Keep images and weights in channels-last memory order: faster convolutions on most devices."""
-    compile: bool = False
-    """Compile the task with torch.compile: slow first steps, faster later ones."""
+    compile: Annotated[bool | Literal["try"], BeforeValidator(_whether_to_compile)] = False
+    """Compile the task with torch.compile: slow first steps, faster later ones. try runs it as it is written where it
+    cannot be compiled as a whole, and says why."""
     deterministic: bool = False
     """Use only GPU kernels that give the same bits every time: slower, and an error where an operation has none. A CPU
     gives the same bits anyway, for the same number of threads."""
@@ -212,7 +219,7 @@ class RunConfig(Config):
     def _shards_suffice(self) -> Self:
         if self.strategy == "fsdp":
             for key, is_set in (
-                ("compile=true", self.compile),
+                (f"compile={str(self.compile).lower()}", bool(self.compile)),
                 ("batch_size=auto", self.batch_size == "auto"),
                 ("histograms", self.histograms is not None),
                 ("rollback.keep_on=host", self.rollback.keep_on == "host"),

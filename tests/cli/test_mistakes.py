@@ -103,6 +103,7 @@ MISTAKES = {
     "typo in a top key": (f"{TRAIN} epoch=3", "'epoch'", "Did you mean 'epochs'"),
     "typo in a group": (f"{TRAIN} optimiser.momentum=0.9", "'optimiser.momentum'", "'optimizer.momentum'"),
     "typo in a key of a group": (f"{TRAIN} optimizer.momentun=0.9", "'optimizer.momentum'"),
+    "unknown way to compile": (f"{TRAIN} compile=maybe", "compile: must be true, false or try", "'maybe'"),
     "typo three levels down": (f"{TRAIN} model.loss.box_gian=1", "'model.loss.box_gain'"),
     "typo inside a list": (f"{TRAIN} 'checkpoint.keep=[{{rul: last}}]'", "checkpoint.keep[0]", "'rule'"),
     "typo in a key inside a list": (f"{TRAIN} 'checkpoint.keep=[{{rule: last, cont: 3}}]'", "[0].cont'", "'count'"),
