@@ -358,14 +358,15 @@ ROWS = (
     ),
     Row(
         "D15",
-        "label smoothing, weights of positives, focal loss",
-        "values by hand and the recorded losses",
+        "label smoothing, weights of positives and of classes, focal loss",
+        "values by hand and the recorded losses; weights that are not those of the classes are refused",
         (
+            "models/yolov7_loss::classes_count_by_their_weights_each_by_the_class_of_its_box",
+            "models/yolov7_loss::weights_of_other_classes_are_refused",
             "losses/smoothing::half_of_the_smoothing_goes_each_way",
             "losses/focal::focal_by_hand",
             "parity/yolov7_loss::losses_and_gradients_are_the_recorded_ones",
         ),
-        "weights by class",
     ),
     Row("D16", "search for hyper-parameters", "kill and restart continue at the same trial"),
     Row(

@@ -167,6 +167,17 @@ MISTAKES = {
         "aux_gain=1 has no effect",
         "model.variant=tiny",
     ),
+    "weights of other classes": (
+        f"{TRAIN} {SMALL} model.loss.class_weights=[1,2,3]",
+        "class_weights: 3 weights for 2 classes (disc, square)",
+        "[[disc, 2]]",
+    ),
+    "weight of a class that is not there": (
+        f"{TRAIN} {SMALL} model.loss.class_weights=[[dics,2]]",
+        "no class 'dics'",
+        "Did you mean 'disc'",
+    ),
+    "negative weight of a class": (f"{TRAIN} model.loss.class_weights=[1,-2]", "class_weights", "[[pedestrian, 2]]"),
     "two ways to accumulate": (f"{TRAIN} accumulation.every=2", "either every or nominal_batch_size"),
     "spaces around the sign": (f"{TRAIN} epochs = 3", "key=value", "no spaces"),
     "no sign": (f"{TRAIN} fast", "'fast' is not a change", "key=value"),
