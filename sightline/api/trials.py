@@ -186,7 +186,7 @@ def result_of_failed(trial: Trial, code: int, about: Mapping[str, Any]) -> Trial
         raise ConfigError(f"trial {trial.number} ({settings(about['values'])}) is refused: {trial.said()}{cure}")
     error, message = _crash(trial.run_dir)
     if code < 0:
-        message = f"it was killed by {signal.Signals(-code).name} twice, with no step between"
+        message = f"it was killed by {signal.Signals(-code).name} before it had got any further"
     elif error and not _is_of_the_system(error):
         return TrialResult(**about, failure=f"{error}: {message}")
     raise SearchError(

@@ -79,10 +79,11 @@ class Proposals:
         return self._known[trial]
 
     def _parent_of(self, trial: int) -> int | None:
-        """One of the best trials of earlier generations; None in the first, and once a generation after it."""
+        """One of the best trials of earlier generations; None in the first, and for the first of a later one."""
         generation, place = divmod(trial, self.generation)
         before = [number for number in self._scores if number < generation * self.generation]
-        if self.method == "random" or not before or place == 0:
+        is_anew = place == 0 and self.generation > 1
+        if self.method == "random" or not before or is_anew:
             return None
         best = sorted(before, key=lambda number: (-self._scores[number], number))[:PARENTS]
         draw = self._draw("parent", trial) * len(best) * (len(best) + 1) / 2  # the weights are n, n-1, ..., 1

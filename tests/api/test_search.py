@@ -203,6 +203,21 @@ def test_a_trial_that_is_killed_alone_is_gone_on_with(unbroken, tmp_path, monkey
     assert_equal_searches(tmp_path / "search", unbroken)
 
 
+def test_a_trial_that_is_killed_again_and_again_ends_the_search(unbroken, tmp_path, monkeypatch):
+    class Doomed(ForkedTrial):
+        def _be(self, *arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("sightline.api.trials.spawn", Doomed)
+        with pytest.raises(api.SearchError, match="it was killed by SIGKILL before it had got any further"):
+            search(folder)
+    assert search(folder).exit_code == 0
+    assert_equal_searches(folder, unbroken)
+
+
 def test_a_trial_that_diverges_is_noted_and_the_search_goes_on(tmp_path):
     said = []
     result = search(tmp_path / "out", space={"lr": "choice(1e-3, 1e30)"}, trials=3, generation=2, said=said)

@@ -11,7 +11,12 @@ import pytest
 
 from tests.cli.tool import RECIPE, TINY, sightline, typed
 
-CHANGES = [*(change for change in TINY if not change.startswith("epochs")), "epochs=6", "checkpoint.every_epochs=0"]
+CHANGES = [
+    *(change for change in TINY if not change.startswith("epochs")),
+    "epochs=50",
+    "evaluate.every_epochs=50",
+    "checkpoint.every_epochs=0",
+]
 
 
 @pytest.mark.timeout(900)

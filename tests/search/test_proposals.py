@@ -90,6 +90,13 @@ def test_only_the_best_trials_have_children_and_failed_ones_none():
     assert set(parents[1:]) <= {6, 7, 8}
 
 
+def test_generations_of_one_change_the_best_every_time():
+    proposals = Proposals(SPACE, generation=1)
+    for trial in range(4):
+        assert (proposals.propose(trial).parent is None) == (trial == 0)
+        proposals.tell(float(trial))
+
+
 def test_where_all_have_failed_all_are_drawn_anew():
     proposals = Proposals(SPACE, generation=3)
     for _ in range(3):
