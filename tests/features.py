@@ -368,7 +368,17 @@ ROWS = (
             "parity/yolov7_loss::losses_and_gradients_are_the_recorded_ones",
         ),
     ),
-    Row("D16", "search for hyper-parameters", "kill and restart continue at the same trial"),
+    Row(
+        "D16",
+        "search for hyper-parameters",
+        "kill and restart continue at the same trial",
+        (
+            "api/search::a_search_killed_at_random_moments_equals_an_unbroken_one",
+            "api/search::two_jobs_are_one_job",
+            "api/search::a_trial_that_diverges_is_noted_and_the_search_goes_on",
+            "cli/search::trials_outlive_a_killed_search_only_to_save_and_the_same_command_goes_on",
+        ),
+    ),
     Row(
         "D17",
         "the batch is global",
