@@ -107,7 +107,7 @@ def _device(config: RunConfig, training: Training) -> str:
     parts = [device_and_threads(training.device), config.precision]
     parts += ["channels last"] if config.channels_last and training.sharding is None else []
     parts += ["in shards"] if training.sharding is not None else []
-    parts += ["compiled"] if config.compile else []
+    parts += ["compiled if possible" if config.compile == "try" else "compiled"] if config.compile else []
     kind = getattr(getattr(config, "data", None), "loader", None)
     if kind is not None:  # who brings a loader of their own knows what it is made of
         parts += [f"{config.workers} loader {kind}" if config.workers else "no loader workers"]

@@ -176,7 +176,7 @@ class ClassificationMetric:
         self._parts += [part for other in others for part in other._parts]
 
     def compute(self) -> dict[str, float]:
-        """``top1``, ``top5`` (of more than 5 classes), ``balanced_accuracy``, ``precision``, ``f1``, ``nll`` and ``ece``.
+        """``top1``, ``top5`` (of more than 5 classes), ``balanced_accuracy``, ``precision``, ``f1``, ``nll``, ``ece``.
 
         All are in [0, 1] but ``nll``; NaN without images.
         """
@@ -223,9 +223,9 @@ class ClassificationMetric:
 
         Returns:
             ``class_names``; ``classes``, one object a class with ``name``, ``num_images``, ``accuracy`` (its recall),
-            ``top5`` (of more than 5 classes), ``precision``, ``f1`` and ``num_predicted``; ``confusion`` with ``counts``
-            (K rows of predicted classes, columns of true ones); ``reliability`` with ``edges`` (B + 1), ``counts``,
-            ``accuracy`` and ``confidence`` (B); ``num_images`` and ``num_without_answer``.
+            ``top5`` (of more than 5 classes), ``precision``, ``f1`` and ``num_predicted``; ``confusion`` with
+            ``counts`` (K rows of predicted classes, columns of true ones); ``reliability`` with ``edges`` (B + 1),
+            ``counts``, ``accuracy`` and ``confidence`` (B); ``num_images`` and ``num_without_answer``.
         """
         counts, curve = self.class_counts(), self.reliability()
         columns = {"accuracy": counts.recall, "precision": counts.precision, "f1": counts.f1}

@@ -14,8 +14,8 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "yolov7-tiny-small": yolov7.yolov7_tiny_small,
     "yolov7-tiny-world": yolov7.yolov7_tiny_world,
     "small-cnn": classifiers.small_cnn,
-    "torchvision": classifiers.torchvision_resnet18,
-    "timm": classifiers.timm_resnet18,
+    "torchvision": classifiers.torchvision,
+    "timm": classifiers.timm,
 }
 
 

@@ -136,7 +136,7 @@ class ClassificationRun(ImageRun, abc.ABC):
     def describe_model(self, task: Task) -> str:
         """Operations for one image."""
         network, size = cast(Classification, task).network, self.image_size
-        operations = count_operations(network, network, (1, self.channels, size, size), is_compiled=self.compile)
+        operations = count_operations(network, network, (1, self.channels, size, size), is_compiled=bool(self.compile))
         return f"{operations / 1e9:.3g} GFLOPs at {size} x {size}"
 
     def statistics(self, split: ClassLabels) -> dict[str, Any]:

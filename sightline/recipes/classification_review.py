@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sightline.config.printable import counted, printable
@@ -33,6 +33,6 @@ class ClassReview(ImageReview):
         """(K,) images."""
         return truth.images_per_class
 
-    def fitting(self, num_classes: int) -> tuple[Mapping[str, Any], list[Finding]]:
+    def fitting(self, class_names: Sequence[str]) -> tuple[Mapping[str, Any], list[Finding]]:
         """Nothing: whether the network takes images of the given size shows when it is built."""
         return {}, []

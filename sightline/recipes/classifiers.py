@@ -73,7 +73,7 @@ def small_cnn() -> SmallCNNRun:
     )
 
 
-def torchvision_resnet18() -> TorchvisionRun:
+def torchvision() -> TorchvisionRun:
     """Any classifier of torchvision (``model.name=...``), from scratch, as torchvision's reference trains ResNets.
 
     SGD with momentum, label smoothing 0.1, a cosine after five epochs of warm-up, parts of random size and aspect.
@@ -91,8 +91,8 @@ def torchvision_resnet18() -> TorchvisionRun:
     )
 
 
-def timm_resnet18() -> TimmRun:
+def timm() -> TimmRun:
     """Any classifier of timm (``model.name=...``; the extra ``timm``), from scratch, as ``torchvision``."""
-    base = torchvision_resnet18()
+    base = torchvision()
     values = {name: getattr(base, name) for name in type(base).model_fields if name not in ("model", "recipe")}
     return TimmRun(recipe="timm", **values)

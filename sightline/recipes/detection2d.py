@@ -67,22 +67,22 @@ class Detection2DRun(ImageRun, abc.ABC):
         return self
 
     @abc.abstractmethod
-    def build_detector(self, num_classes: int) -> nn.Module:
+    def build_detector(self, class_names: Sequence[str]) -> nn.Module:
         """The model, a ``Detector2D``, with fresh weights."""
 
     def build_task(self, val: ImageAnnotations) -> Detection2D:
         """The detector with the truth that it is evaluated against."""
-        return Detection2D(self.build_detector(len(val.class_names)), class_names=val.class_names, annotations=val)
+        return Detection2D(self.build_detector(val.class_names), class_names=val.class_names, annotations=val)
 
     def image_model(self, class_names: Sequence[str]) -> Detection2DModel:
         """The detector for use on pictures, with fresh weights."""
-        return Detection2DModel(self.build_detector(len(class_names)), class_names, image_size=self.image_size)
+        return Detection2DModel(self.build_detector(class_names), class_names, image_size=self.image_size)
 
     def describe_model(self, task: Task) -> str:
         """Operations for one image: those of a small one, scaled up, which is exact for convolutions."""
         detector: Any = cast(Detection2D, task).detector
         size, small = self.image_size, 2 * int(detector.stride)
-        operations = count_operations(detector, detector.detect, (1, 3, small, small), is_compiled=self.compile)
+        operations = count_operations(detector, detector.detect, (1, 3, small, small), is_compiled=bool(self.compile))
         return f"{operations * (size / small) ** 2 / 1e9:.3g} GFLOPs at {size} x {size}"
 
     def statistics(self, split: ImageAnnotations) -> dict[str, Any]:

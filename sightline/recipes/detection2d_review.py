@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from sightline.config.errors import UserError
 from sightline.config.printable import counted
 from sightline.data.annotations import ImageAnnotations, Ints
 from sightline.data.image_source import fitting_size
@@ -33,12 +34,14 @@ class BoxReview(ImageReview):
         """(K,) boxes."""
         return truth.boxes_per_class
 
-    def fitting(self, num_classes: int) -> tuple[Mapping[str, Any], list[Finding]]:
+    def fitting(self, class_names: Sequence[str]) -> tuple[Mapping[str, Any], list[Finding]]:
         """A size of images that the model takes, and what is wrong with the one that was given."""
         config = cast("Detection2DRun", self.config)
         try:
             with torch.device("meta"):
-                stride = int(cast(Any, config.build_detector(num_classes)).stride)
+                stride = int(cast(Any, config.build_detector(class_names)).stride)
+        except UserError:  # opening the data tells it
+            return {}, []
         except ValueError as error:
             return {}, [Finding("model", "problem", str(error))]
         size = fitting_size(config.image_size, stride)

@@ -81,7 +81,7 @@ class ImageReview(ABC):
         """(K,) how much truth there is of each class."""
 
     @abstractmethod
-    def fitting(self, num_classes: int) -> tuple[Mapping[str, Any], list[Finding]]:
+    def fitting(self, class_names: Sequence[str]) -> tuple[Mapping[str, Any], list[Finding]]:
         """Changes after which the model takes the images, and what is wrong without them."""
 
     def cached_hw(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -115,7 +115,7 @@ class ImageReview(ABC):
         if any(split not in source.held for split in used):
             return DataReview(None, findings)
         findings += self._of_classes(source.held[data.train_split], source.held[data.val_split])
-        changes, findings_of_size = self.fitting(len(source.class_names))
+        changes, findings_of_size = self.fitting(source.class_names)
         findings += findings_of_size
         memory, disk = self._caches([source.held[split] for split in used])
 
