@@ -56,6 +56,17 @@ def test_texts_of_python_2_become_bytes():
     assert read_pickle(data) == {b"data": b"\xff\x00", b"labels": [3, 300]}
 
 
+def test_an_array_of_python_2_is_read():
+    # As Python 2 and its NumPy write array([[1, 2, 255]], uint8) by protocol 2: names, types and pixels are texts.
+    data = (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b\x87Rq\x03"
+        b"(K\x01K\x01K\x03\x86cnumpy\ndtype\nq\x04U\x02u1K\x00K\x01\x87Rq\x05"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x03\x01\x02\xfftb."
+    )
+    assert read_pickle(data).tolist() == [[1, 2, 255]]
+    assert pickle.loads(data, encoding="latin1").tolist() == [[1, 2, 255]]
+
+
 class Named:
     def __init__(self, function, *arguments):
         self.pair = (function, arguments)

@@ -159,6 +159,15 @@ def test_kaggles_folders_are_found_below_the_archive(tmp_path):
     assert open_class_dataset(tmp_path / "kaggle").read("val").labels.tolist() == VAL_LABELS
 
 
+def test_lists_outside_of_the_data_set_and_kaggles_lists_of_images_are_not_taken(tmp_path):
+    root = class_zoo.write_imagenet(tmp_path / "imagenet")
+    (root / "val.txt").rename(tmp_path / "val.txt")
+    (root / "ImageSets" / "CLS-LOC").mkdir(parents=True)
+    (root / "ImageSets" / "CLS-LOC" / "val.txt").write_text("ILSVRC2012_val_00000001 1\nILSVRC2012_val_00000002 2\n")
+    with pytest.raises(FormatError, match="no list of their classes is there"):
+        open_class_dataset(root).read("val")
+
+
 def test_validation_folders_of_imagenet_are_class_folders(tmp_path):
     root = class_zoo.write_imagenet(tmp_path / "imagenet")
     shutil.rmtree(root / "val")

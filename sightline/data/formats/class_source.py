@@ -80,7 +80,7 @@ def empty_classes(labels: ClassLabels, place: Path) -> list[Fault]:
 
 
 def refuse_alike(path: Path, names: Iterable[str]) -> None:
-    """Stop at class names that differ in upper and lower case, or in the coding of their accents, alone.
+    """Stop at class names that differ in upper and lower case, or in how accents are coded, alone.
 
     Raises:
         FormatError: Such folders become one on another system, or are one class written in two ways.
@@ -89,10 +89,11 @@ def refuse_alike(path: Path, names: Iterable[str]) -> None:
     for name in names:
         same = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if same != name:
+            both = f"the classes {printable(same)!r} and {printable(name)!r}"
             raise FormatError(
                 "bad_names",
                 path,
-                f"the classes {printable(same)!r} and {printable(name)!r} differ in upper and lower case alone",
+                f"{both} differ in upper and lower case, or in how accents are coded, alone",
                 cure="Rename one of the folders, or put their images together.",
             )
 

@@ -1,8 +1,8 @@
 """ImageNet (ILSVRC 2012) as it is unpacked: ``train/n01440764/*.JPEG``, and all validation images flat in ``val``.
 
 The classes are the WordNet ids of the training folders, sorted; so class 0 is n01440764. Of the flat validation
-images, sorted by name, the class stands in the first of these that is there (in the data set's folder, its ``val``,
-``ImageSets/CLS-LOC``, or the devkit's ``ILSVRC2012_devkit_t12/data``):
+images, sorted by name, the class stands in the first of these that is there (in the data set's folder, its ``val``, or
+the devkit's ``ILSVRC2012_devkit_t12/data``):
 
 ``val.txt``
     ``ILSVRC2012_val_00000001.JPEG 65``: name and class number from 0 in the sorted order, or name and WordNet id
@@ -42,17 +42,9 @@ TRUTH_NAMES = (
     "ILSVRC2012_validation_ground_truth.txt",
 )
 MAP_NAME = "map_clsloc.txt"
-TRUTH_FOLDERS = (
-    ".",
-    "val",
-    "ImageSets/CLS-LOC",
-    "ILSVRC/ImageSets/CLS-LOC",
-    "ILSVRC2012_devkit_t12/data",
-    "data",
-    "../..",
-    "../../..",
-    "../../ImageSets/CLS-LOC",
-)
+TRUTH_FOLDERS = ("", "val", "ILSVRC2012_devkit_t12/data", "data")
+"""Below the data set's folder, and below that of ``train`` and ``val``. Kaggle's ``ImageSets`` is not among them: its
+``val.txt`` numbers the images, not the classes."""
 
 
 def find_imagenet(path: Path) -> Path | None:
@@ -101,10 +93,10 @@ class ImageNetSource(ClassFolderSource):
 
     def _truth_file(self) -> Path:
         for name in TRUTH_NAMES:
-            for folder in TRUTH_FOLDERS:
-                candidate = self._val.parent / folder / name
-                if exists(candidate):
-                    return candidate
+            for base in (self.path, self._val.parent):
+                for folder in TRUTH_FOLDERS:
+                    if exists(base / folder / name):
+                        return base / folder / name
         raise FormatError(
             "missing_label",
             self._val,
