@@ -135,7 +135,7 @@ class ClassificationMetric:
         check_shape("labels", labels, (B,))
         if B == 0:
             return
-        labels = labels.long().cpu()
+        labels = labels.cpu().to(torch.int64, copy=True)  # a batch's memory is used again
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= K:
             raise ValueError(f"labels: {low if low < 0 else high}, but the classes are 0 to {K - 1}.")

@@ -136,6 +136,14 @@ def test_without_images_figures_have_names_and_no_value():
     assert metric.state()["labels"].tolist() == []
 
 
+def test_the_memory_of_a_batch_may_be_used_again():
+    metric, labels, logits = ClassificationMetric(3), torch.tensor([0, 1]), torch.eye(3)[:2].clone()
+    metric.update([0, 1], logits, labels)
+    labels.fill_(2)
+    logits.zero_()
+    assert metric.compute()["top1"] == 1 and metric.state()["labels"].tolist() == [0, 1]
+
+
 def test_reset_forgets():
     metric = measured(torch.zeros(2, 3), [0, 1])
     metric.reset()

@@ -43,7 +43,7 @@ TRUTH_NAMES = (
 )
 MAP_NAME = "map_clsloc.txt"
 TRUTH_FOLDERS = ("", "val", "ILSVRC2012_devkit_t12/data", "data")
-"""Below the data set's folder, and below that of ``train`` and ``val``. Not Kaggle's ``ImageSets``: their
+"""Below the data set's folder, and below that of ``train`` and ``val``. Kaggle's ``ImageSets`` is not among them: its
 ``val.txt`` numbers the images, not the classes."""
 
 
