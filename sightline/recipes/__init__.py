@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sightline.config.errors import ConfigError, did_you_mean
 from sightline.engine.run_config import RunConfig
-from sightline.recipes import classifiers, yolov7
+from sightline.recipes import binary_networks, classifiers, yolov7
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "yolov7-tiny": yolov7.yolov7_tiny,
@@ -16,6 +16,10 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "small-cnn": classifiers.small_cnn,
     "torchvision": classifiers.torchvision,
     "timm": classifiers.timm,
+    "lenet": binary_networks.lenet,
+    "binary-resnet": binary_networks.binary_resnet,
+    "binary-densenet": binary_networks.binary_densenet,
+    "meliusnet": binary_networks.meliusnet,
 }
 
 

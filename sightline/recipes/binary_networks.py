@@ -1,0 +1,127 @@
+"""Networks with one-bit weights and activations, trained as BMXNet v2 does; binary weights are not decayed.
+
+Values without a source of their own are those of the published runs on CIFAR-10.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from sightline.data.transforms.class_augment import ClassAugmentConfig
+from sightline.engine.optim import OptimizerConfig
+from sightline.engine.parameter_groups import FULL_PRECISION_DECAYS
+from sightline.engine.schedule import ScheduleConfig
+from sightline.models.binary_densenet.config import BinaryDenseNetConfig
+from sightline.models.binary_densenet.model import BinaryDenseNet
+from sightline.models.binary_resnet.config import BinaryResNetConfig, ShortcutConfig
+from sightline.models.binary_resnet.model import BinaryResNet
+from sightline.models.blocks.quantisation import QuantisationConfig
+from sightline.models.lenet.config import LeNetConfig
+from sightline.models.lenet.model import LeNet
+from sightline.models.meliusnet.config import MeliusNetConfig
+from sightline.models.meliusnet.model import MeliusNet
+from sightline.recipes.classification import ClassDataConfig, ClassificationRun, NormalizeConfig
+
+CIFAR_NORMALIZE = NormalizeConfig(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+NO_NORMALIZE = NormalizeConfig(mean=(0.0,), std=(1.0,))
+WIDE_GATE = QuantisationConfig(threshold=1.3)
+"""The gate of all the best published runs."""
+
+
+class LeNetRun(ClassificationRun):
+    """A run of LeNet, binary or not."""
+
+    model: LeNetConfig = LeNetConfig()
+
+    def build_network(self, num_classes: int) -> nn.Module:
+        """LeNet with fresh weights."""
+        return LeNet(self.model, num_classes, image_size=self.image_size, in_channels=self.channels)
+
+
+class BinaryResNetRun(ClassificationRun):
+    """A run of a binary ResNet."""
+
+    model: BinaryResNetConfig = BinaryResNetConfig()
+
+    def build_network(self, num_classes: int) -> nn.Module:
+        """The network with fresh weights."""
+        return BinaryResNet(self.model, num_classes, image_size=self.image_size, in_channels=self.channels)
+
+
+class BinaryDenseNetRun(ClassificationRun):
+    """A run of a binary DenseNet."""
+
+    model: BinaryDenseNetConfig = BinaryDenseNetConfig()
+
+    def build_network(self, num_classes: int) -> nn.Module:
+        """The network with fresh weights."""
+        return BinaryDenseNet(self.model, num_classes, image_size=self.image_size, in_channels=self.channels)
+
+
+class MeliusNetRun(ClassificationRun):
+    """A run of a MeliusNet."""
+
+    model: MeliusNetConfig = MeliusNetConfig()
+
+    def build_network(self, num_classes: int) -> nn.Module:
+        """The network with fresh weights."""
+        return MeliusNet(self.model, num_classes, image_size=self.image_size, in_channels=self.channels)
+
+
+def lenet() -> LeNetRun:
+    """LeNet with a binary convolution and a binary dense layer, for images as those of MNIST.
+
+    ``model.variant=full_precision`` is the same network without bits.
+    """
+    return LeNetRun(
+        recipe="lenet",
+        image_size=28,
+        crop_ratio=1.0,
+        epochs=20,
+        batch_size=64,
+        lr=0.01,
+        normalize=NO_NORMALIZE,
+        data=ClassDataConfig(grey=True),
+        augment=ClassAugmentConfig(crop="middle", flip_lr=0.0),
+        optimizer=OptimizerConfig(kind="mx_adam", groups=FULL_PRECISION_DECAYS),
+        schedule=ScheduleConfig(kind="step", interval="epoch", milestones=(10, 15), gamma=0.1),
+    )
+
+
+def binary_resnet() -> BinaryResNetRun:
+    """ResNet-E18 (e1) with shortcuts in full precision, for small images: 150 epochs as published on CIFAR-10.
+
+    There it reached 86.1 % (binary shortcuts 85.6, e2 87.6). ``model.variant=resnet34_e1`` and the like are deeper.
+    """
+    return BinaryResNetRun(
+        recipe="binary-resnet",
+        image_size=32,
+        crop_ratio=1.0,
+        epochs=150,
+        batch_size=128,
+        lr=0.01,
+        normalize=CIFAR_NORMALIZE,
+        model=BinaryResNetConfig(shortcut=ShortcutConfig(conv="full_precision", pool=True), quantisation=WIDE_GATE),
+        augment=ClassAugmentConfig(crop="padded", pad=4),
+        optimizer=OptimizerConfig(kind="mx_adam", groups=FULL_PRECISION_DECAYS),
+        schedule=ScheduleConfig(kind="step", interval="epoch", milestones=(75, 100, 125), gamma=0.3),
+    )
+
+
+def binary_densenet() -> BinaryDenseNetRun:
+    """BinaryDenseNet-28 as ``binary-resnet``; ``model.variant=densenet37`` and ``densenet45`` are deeper."""
+    base = binary_resnet()
+    values = {key: getattr(base, key) for key in type(base).model_fields if key not in ("model", "recipe")}
+    return BinaryDenseNetRun(recipe="binary-densenet", model=BinaryDenseNetConfig(quantisation=WIDE_GATE), **values)
+
+
+def meliusnet() -> MeliusNetRun:
+    """MeliusNet-22 as ``binary-resnet``, by RAdam along a cosine; ``model.variant=meliusnet59`` is deeper."""
+    base = binary_resnet()
+    values = {key: getattr(base, key) for key in type(base).model_fields if key not in ("model", "recipe")}
+    values |= {
+        "lr": 0.002,
+        "optimizer": OptimizerConfig(kind="mx_radam", momentum=0.95, groups=FULL_PRECISION_DECAYS),
+        "schedule": ScheduleConfig(kind="cosine", final=0.0),
+    }
+    return MeliusNetRun(recipe="meliusnet", model=MeliusNetConfig(quantisation=WIDE_GATE), **values)
