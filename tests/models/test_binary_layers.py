@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
+from sightline.models.blocks.activated_conv import ActivatedConv
 from sightline.models.blocks.batch_norm import BiasedBatchNorm
 from sightline.models.blocks.binary_layers import (
-    ActivatedConv,
     QuantisedActivation,
     QuantisedConv1d,
     QuantisedConv2d,

@@ -10,7 +10,8 @@ from sightline.models.binary_densenet.model import BinaryDenseNet
 from sightline.models.binary_resnet.blocks import UnitE1, UnitE2
 from sightline.models.binary_resnet.config import BinaryResNetConfig, ShortcutConfig
 from sightline.models.binary_resnet.model import BinaryResNet
-from sightline.models.blocks.binary_layers import ActivatedConv, QuantisedConv2d, QuantisedLinear
+from sightline.models.blocks.activated_conv import ActivatedConv
+from sightline.models.blocks.binary_layers import QuantisedConv2d, QuantisedLinear
 from sightline.models.blocks.dense_trunk import transition_channels
 from sightline.models.blocks.quantisation import QuantisationConfig
 from sightline.models.lenet.config import LeNetConfig

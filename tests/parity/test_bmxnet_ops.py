@@ -13,8 +13,8 @@ from torch import nn
 
 from sightline.models.binary_resnet.blocks import UnitE1
 from sightline.models.binary_resnet.config import ShortcutConfig
+from sightline.models.blocks.activated_conv import ActivatedConv
 from sightline.models.blocks.binary_layers import (
-    ActivatedConv,
     QuantisedActivation,
     QuantisedConv2d,
     QuantisedLinear,

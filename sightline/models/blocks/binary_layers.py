@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from sightline.models.blocks.quantisation import (
     ONE_BIT,
     ActivationMethod,
-    QuantisationConfig,
     Scaling,
     WeightMethod,
     check_activation,
@@ -195,6 +194,9 @@ class QuantisedConv(QuantisedLayer):
         scaling: Multiply each output channel by the mean of its absolute latent weights: ``binet`` with its gradient,
             ``xnor`` without. What XNOR-Net does with the input is the part of ``ActivatedConv``.
 
+    Attributes:
+        edges: The padding as ``torch.nn.functional.pad`` takes it: both sides of every axis, the last axis first.
+
     Raises:
         ValueError: If the method cannot have so many bits, or channels do not divide by the groups.
     """
@@ -229,7 +231,7 @@ class QuantisedConv(QuantisedLayer):
         self.groups = groups
         self.scaling = scaling
         self.offset = offset
-        self._edges = [cells for cells in reversed(self.padding) for _ in range(2)]  # the last axis first
+        self.edges = [cells for cells in reversed(self.padding) for _ in range(2)]
 
     @property
     def counts_bits(self) -> bool:
@@ -238,8 +240,8 @@ class QuantisedConv(QuantisedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> (B, C_out, ...)."""
-        if any(self._edges):
-            x = F.pad(x, self._edges, value=-1)
+        if any(self.edges):
+            x = F.pad(x, self.edges, value=-1)
         weight, bias = self._weight_and_bias(counts=self.counts_bits)
         if self.scaling != "none":
             weight = weight * self.scale()
@@ -284,63 +286,3 @@ class QuantisedConv3d(QuantisedConv):
 
     axes = 3
     convolve = staticmethod(F.conv3d)
-
-
-class ActivatedConv(nn.Module):
-    """A quantised activation and a quantised convolution: the unit that networks are made of.
-
-    With the scaling ``xnor``, the output of every place is multiplied by the mean absolute value of the input under
-    the kernel, channels included, before it was quantised and padded with 0; without a gradient.
-
-    Args:
-        in_channels: C.
-        out_channels: Of the output.
-        kernel_size: Of the convolution.
-        stride: Of the convolution.
-        padding: Cells of -1 on all sides.
-        dilation: Of the convolution.
-        quantisation: Bits, methods, threshold and scaling.
-
-    Raises:
-        ValueError: If a dilation is to be scaled by the input, which is not defined.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        *,
-        quantisation: QuantisationConfig,
-    ) -> None:
-        super().__init__()
-        if quantisation.scaling == "xnor" and dilation != 1:
-            raise ValueError(f"scaling='xnor' is not defined for dilation={dilation}; use 'none' or 'binet'.")
-        self.activation = QuantisedActivation(
-            quantisation.activation_method, quantisation.activation_bits, threshold=quantisation.threshold
-        )
-        self.conv = QuantisedConv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            method=quantisation.weight_method,
-            bits=quantisation.weight_bits,
-            scaling=quantisation.scaling,
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C_out, H_out, W_out)."""
-        out: Tensor = self.conv(self.activation(x))
-        return out * self._mean_input(x) if self.conv.scaling == "xnor" else out
-
-    @torch.no_grad()
-    def _mean_input(self, x: Tensor) -> Tensor:
-        """Mean absolute input under the kernel at every place of the output, (B, 1, H_out, W_out)."""
-        padded = F.pad(x.abs().mean(dim=1, keepdim=True), self.conv._edges)
-        return F.avg_pool2d(padded, self.conv.kernel_size, self.conv.stride)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from sightline.config.base import Config
 from sightline.config.errors import ConfigError
+from sightline.models.blocks.activated_conv import ActivatedConv
 from sightline.models.blocks.batch_norm import BiasedBatchNorm
-from sightline.models.blocks.binary_layers import ActivatedConv
 from sightline.models.blocks.channels import ChannelShuffle
 from sightline.models.blocks.initialisation import Initialisation, initialise
 from sightline.models.blocks.quantisation import QuantisationConfig

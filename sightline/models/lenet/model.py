@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sightline.config.errors import ConfigError
+from sightline.models.blocks.activated_conv import ActivatedConv
 from sightline.models.blocks.batch_norm import BiasedBatchNorm
-from sightline.models.blocks.binary_layers import ActivatedConv, QuantisedActivation, QuantisedLinear
+from sightline.models.blocks.binary_layers import QuantisedActivation, QuantisedLinear
 from sightline.models.blocks.initialisation import initialise
 from sightline.models.lenet.config import LeNetConfig
 from sightline.ops.checks import check_shape

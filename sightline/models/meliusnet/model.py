@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sightline.models.blocks.activated_conv import ActivatedConv
 from sightline.models.blocks.batch_norm import BiasedBatchNorm
-from sightline.models.blocks.binary_layers import ActivatedConv
 from sightline.models.blocks.channels import add_to_channels
 from sightline.models.blocks.dense_trunk import DenseTrunk, DenseUnit
 from sightline.models.blocks.quantisation import QuantisationConfig
