@@ -201,15 +201,20 @@ def _equal_bits_anywhere(weight_words: Tensor, input_words: Tensor, num_bits: in
     return equal
 
 
+def sign_bits(x: Tensor) -> Tensor:
+    """False where ``x < 0``, else True; both zeros are True, and so is what is no number."""
+    return torch.logical_not(x < 0)
+
+
 def pack_signs(x: Tensor) -> Tensor:
     """Signs of the last axis in words of 64 for computing: (..., n) of any type -> (..., ceil(n / 64)) int64."""
     if x.device.type == "cpu":
-        return torch.from_numpy(pack_words((x >= 0).numpy(), COMPUTE_BITS).view(np.int64))
+        return torch.from_numpy(pack_words(sign_bits(x).numpy(), COMPUTE_BITS).view(np.int64))
     return _pack_signs_anywhere(x)
 
 
 def _pack_signs_anywhere(x: Tensor) -> Tensor:
-    bits = x >= 0
+    bits = sign_bits(x)
     num_words = -(-bits.shape[-1] // COMPUTE_BITS)
     filled = F.pad(bits, (0, num_words * COMPUTE_BITS - bits.shape[-1]))
     each = filled.reshape(*bits.shape[:-1], num_words, COMPUTE_BITS).to(torch.int64)
