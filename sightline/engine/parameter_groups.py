@@ -18,9 +18,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from sightline.config.base import Config
 from sightline.config.errors import ConfigError, did_you_mean
 
-ParameterKind = Literal["norm_weight", "norm_bias", "weight", "bias", "other"]
-"""``norm_weight`` and ``norm_bias`` belong to a normalisation module, known by its type; ``weight`` and ``bias`` are
-told by the last part of the name; ``other`` is the rest (embeddings, tokens, implicit knowledge)."""
+ParameterKind = Literal["norm_weight", "norm_bias", "quantised_weight", "weight", "bias", "other"]
+"""``norm_weight`` and ``norm_bias`` belong to a normalisation module, known by its type; a ``quantised_weight`` is one
+that its module names in ``quantised_parameters``: only what becomes of it when it is rounded counts; ``weight`` and
+``bias`` are told by the last part of the name; ``other`` is the rest (embeddings, tokens, implicit knowledge)."""
 
 _KINDS: tuple[str, ...] = get_args(ParameterKind)
 _WORDS: dict[str, tuple[str, ...]] = {
@@ -36,8 +37,8 @@ class GroupRule(Config):
 
     name: str
     match: tuple[str, ...]
-    """Selectors; one that fits is enough. A kind (norm_weight, norm_bias, norm, weight, bias, other, any), or a
-    pattern on the full name such as ``backbone.*`` or ``*.implicit``."""
+    """Selectors; one that fits is enough. A kind (norm_weight, norm_bias, norm, quantised_weight, weight, bias, other,
+    any), or a pattern on the full name such as ``backbone.*`` or ``*.implicit``."""
     exclude: tuple[str, ...] = ()
     """Selectors of parameters that the rule leaves alone."""
     weight_decay: NonNegativeFloat | None = None
@@ -68,13 +69,19 @@ ALL_ALIKE = (GroupRule(name="all", match=("any",)),)
 """One group; everything decays."""
 
 WEIGHTS_DECAY = (
-    GroupRule(name="no_decay", match=("norm", "bias", "other"), weight_decay=0.0),
+    GroupRule(name="no_decay", match=("norm", "quantised_weight", "bias", "other"), weight_decay=0.0),
     GroupRule(name="decay", match=("weight",)),
 )
-"""Only the weights of layers that are no normalisation decay."""
+"""Only the weights of layers that are no normalisation decay; quantised weights do not."""
+
+FULL_PRECISION_DECAYS = (
+    GroupRule(name="no_decay", match=("norm", "quantised_weight"), weight_decay=0.0),
+    GroupRule(name="decay", match=("weight", "bias", "other")),
+)
+"""Everything decays, biases too, but normalisation and quantised weights, as in BMXNet v2."""
 
 WEIGHTS_DECAY_BIASES_WARM = (
-    GroupRule(name="no_decay", match=("norm_weight", "other"), weight_decay=0.0),
+    GroupRule(name="no_decay", match=("norm_weight", "quantised_weight", "other"), weight_decay=0.0),
     GroupRule(name="decay", match=("weight",)),
     GroupRule(name="biases", match=("bias", "norm_bias"), weight_decay=0.0, uses_bias_warmup=True),
 )
@@ -107,10 +114,12 @@ def parameter_kinds(module: nn.Module) -> Iterator[tuple[str, ParameterKind, nn.
     seen: set[int] = set()
     for prefix, owner in module.named_modules():
         is_norm = isinstance(owner, _NORM_TYPES)
+        quantised = getattr(owner, "quantised_parameters", ())
         for last, parameter in owner.named_parameters(prefix="", recurse=False):
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield f"{prefix}.{last}" if prefix else last, _kind(last, is_norm), parameter
+                kind = "quantised_weight" if last in quantised else _kind(last, is_norm)
+                yield f"{prefix}.{last}" if prefix else last, kind, parameter
 
 
 def _kind(last_part: str, is_norm: bool) -> ParameterKind:

@@ -6,6 +6,7 @@ from torch import nn
 from sightline.config.errors import ConfigError
 from sightline.engine.parameter_groups import (
     ALL_ALIKE,
+    FULL_PRECISION_DECAYS,
     WEIGHTS_DECAY,
     WEIGHTS_DECAY_BIASES_WARM,
     GroupRule,
@@ -62,6 +63,35 @@ def test_names_of_attention_and_recurrent_layers_are_weights_and_biases():
     assert kinds["weight_ih_l0"] == "weight" and kinds["bias_hh_l0"] == "bias"
 
 
+class Rounding(nn.Linear):
+    """Says which of its weights it rounds."""
+
+    quantised_parameters = ("weight",)
+
+
+def test_a_module_says_which_of_its_weights_are_quantised():
+    net = nn.Sequential(Rounding(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    kinds = {name: kind for name, kind, _ in parameter_kinds(net)}
+    assert kinds["0.weight"] == "quantised_weight"
+    assert kinds["0.bias"] == "bias"
+    assert kinds["2.weight"] == "weight"
+
+
+@pytest.mark.parametrize(
+    "rules, decaying",
+    [
+        (FULL_PRECISION_DECAYS, {"0.bias", "2.weight", "2.bias"}),
+        (WEIGHTS_DECAY, {"2.weight"}),
+        (WEIGHTS_DECAY_BIASES_WARM, {"2.weight"}),
+    ],
+)
+def test_quantised_weights_do_not_decay(rules, decaying):
+    net = nn.Sequential(Rounding(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    groups = split_parameters(net, rules, weight_decay=0.1)
+    assert {name for group in groups if group.weight_decay for name in group.names} == decaying
+    assert sum(len(group.names) for group in groups) == len(list(net.parameters()))
+
+
 def test_three_groups_as_a_detector_wants_them():
     groups = split_parameters(Net(), WEIGHTS_DECAY_BIASES_WARM, weight_decay=5e-4)
     assert [(group.rule.name, group.names, group.weight_decay) for group in groups] == [
@@ -71,7 +101,7 @@ def test_three_groups_as_a_detector_wants_them():
     ]
 
 
-@pytest.mark.parametrize("rules", [ALL_ALIKE, WEIGHTS_DECAY, WEIGHTS_DECAY_BIASES_WARM])
+@pytest.mark.parametrize("rules", [ALL_ALIKE, WEIGHTS_DECAY, WEIGHTS_DECAY_BIASES_WARM, FULL_PRECISION_DECAYS])
 def test_the_sizes_of_all_groups_add_up_to_the_trainable_parameters(rules):
     net = Net()
     net.head.weight.requires_grad_(False)

@@ -24,7 +24,7 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
 
     Args:
         module: Changed in place, unless it is a batch norm itself.
-        device: Where it computes; on a GPU the layers become PyTorch's own.
+        device: Where it computes; on a GPU the layers become PyTorch's own, unless they keep biased variances.
     """
     if isinstance(module, _BatchNorm):
         return _synchronised(module, device)
@@ -41,16 +41,25 @@ def has_batch_norm(module: nn.Module) -> bool:
 
 
 def _synchronised(norm: _BatchNorm, device: torch.device) -> _BatchNorm:
-    kind = nn.SyncBatchNorm if device.type == "cuda" else SyncBatchNorm
+    is_biased = getattr(norm, "keeps_biased_variance", False)  # PyTorch's own keeps the unbiased one
+    kind = nn.SyncBatchNorm if device.type == "cuda" and not is_biased else SyncBatchNorm
     fresh = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     fresh._parameters.update(norm._parameters)
     fresh._buffers.update(norm._buffers)
     fresh.training = norm.training
+    if isinstance(fresh, SyncBatchNorm):
+        fresh.keeps_biased_variance = is_biased
     return fresh
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch norm whose statistics in training are those of all processes; any number of dimensions from (B, C) on."""
+    """Batch norm whose statistics in training are those of all processes; any number of dimensions from (B, C) on.
+
+    Attributes:
+        keeps_biased_variance: Average the biased variance of the batches for evaluation, not the unbiased one.
+    """
+
+    keeps_biased_variance = False
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -70,9 +79,10 @@ class SyncBatchNorm(_BatchNorm):
         if self.track_running_stats:
             with torch.no_grad():
                 running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
-                unbiased = variance * (count / (count - 1).clamp(min=1))
+                if not self.keeps_biased_variance:
+                    variance = variance * (count / (count - 1).clamp(min=1))
                 running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
-                running_var.mul_(1 - momentum).add_(unbiased.to(running_var.dtype), alpha=momentum)
+                running_var.mul_(1 - momentum).add_(variance.to(running_var.dtype), alpha=momentum)
         return cast(Tensor, out)
 
 

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from sightline.engine.distributed.sync_batch_norm import SyncBatchNorm, has_batch_norm, synchronise_batch_norm
+from sightline.models.blocks.batch_norm import BiasedBatchNorm
 from tests.together import together
 
 SHARES = {1: [8], 2: [5, 3], 3: [4, 0, 4]}
@@ -11,7 +12,7 @@ SHARES = {1: [8], 2: [5, 3], 3: [4, 0, 4]}
 def net():
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=1e-3, momentum=0.03), nn.SiLU())
-    return nn.Sequential(layers, nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2)).double()
+    return nn.Sequential(layers, nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2), BiasedBatchNorm(2)).double()
 
 
 def losses_and_gradients(processes, count):
@@ -54,6 +55,15 @@ def test_only_batch_norms_are_replaced_and_their_tensors_stay_the_same_objects()
     assert synchronise_batch_norm(module, torch.device("cpu")) is module
     assert isinstance(module[1], SyncBatchNorm) and isinstance(module[2], nn.LayerNorm)
     assert {name: id(tensor) for name, tensor in module.state_dict(keep_vars=True).items()} == before
+
+
+def test_a_norm_that_keeps_biased_variances_goes_on_doing_so_on_every_device():
+    for device in ("cpu", "cuda"):
+        fresh = synchronise_batch_norm(BiasedBatchNorm(3, has_scale=False), torch.device(device))
+        assert isinstance(fresh, SyncBatchNorm)
+        assert fresh.keeps_biased_variance
+        assert not fresh.weight.requires_grad
+    assert not synchronise_batch_norm(nn.BatchNorm1d(3), torch.device("cpu")).keeps_biased_variance
 
 
 def test_in_evaluation_it_is_a_plain_batch_norm():
