@@ -229,7 +229,7 @@ class QuantisedConv(QuantisedLayer):
         self.groups = groups
         self.scaling = scaling
         self.offset = offset
-        self._edges = [cells for cells in reversed(self.padding) for _ in range(2)]  # the last axis first
+        self.edges = [cells for cells in reversed(self.padding) for _ in range(2)]  # the last axis first
 
     @property
     def counts_bits(self) -> bool:
@@ -238,12 +238,12 @@ class QuantisedConv(QuantisedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> (B, C_out, ...)."""
-        if any(self._edges):
-            x = F.pad(x, self._edges, value=-1)
+        if any(self.edges):
+            x = F.pad(x, self.edges, value=-1)
         weight, bias = self._weight_and_bias(counts=self.counts_bits)
-        if self.scaling != "none":
-            weight = weight * self.scale()
-        return type(self).convolve(x, weight, bias, self.stride, 0, self.dilation, self.groups)
+        out = type(self).convolve(x, weight, bias, self.stride, 0, self.dilation, self.groups)
+        # Scaling the sum and not the weights keeps the sum a whole number, which packed layers find by counting.
+        return out if self.scaling == "none" else out * self.scale().transpose(0, 1)
 
     def scale(self) -> Tensor:
         """Mean absolute latent weight of each output channel, (C_out, 1, ...)."""
@@ -343,5 +343,5 @@ class ActivatedConv(nn.Module):
     def _mean_input(self, x: Tensor) -> Tensor:
         """Mean absolute input under the kernel at every place of the output, (B, 1, H_out, W_out)."""
         means = torch.linalg.vector_norm(x, 1, dim=1, keepdim=True) / x.shape[1]
-        padded = F.pad(means, self.conv._edges)
+        padded = F.pad(means, self.conv.edges)
         return F.avg_pool2d(padded, self.conv.kernel_size, self.conv.stride)
