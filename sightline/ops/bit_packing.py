@@ -34,8 +34,8 @@ WordBits = Literal[32, 64]
 COMPUTE_BITS: Literal[64] = 64
 """Word size of everything that computes."""
 
-CACHE_BYTES = 1 << 18
-"""Words that are looked at together on a CPU; with the room for the results about the size of a second-level cache."""
+CACHE_BYTES = 1 << 19
+"""Words of inputs that are looked at together on a CPU; twice that is about the size of a second-level cache."""
 
 DEVICE_BYTES = 1 << 28
 """Words that are looked at together on a GPU."""
@@ -129,10 +129,10 @@ def unpack_dense_words(words: Words, outputs: int) -> NDArray[np.float32]:
     return _as_signs(unpack_words(by_output, by_output.shape[1] * 8 * words.dtype.itemsize))
 
 
-def popcount(words: Words) -> NDArray[np.uint8]:
-    """Number of 1 bits of every word; same shape."""
+def popcount(words: Words, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Number of 1 bits of every word; same shape. ``out`` is room for them, which may be used."""
     if hasattr(np, "bitwise_count"):  # NumPy 2 and newer
-        return np.bitwise_count(words)
+        return np.bitwise_count(words, out=out)
     return popcount_by_halves(words)
 
 
@@ -173,10 +173,10 @@ def equal_bits(weight_words: Words, input_words: Words, num_bits: int) -> NDArra
     sum_type = np.uint16 if num_bits < 1 << 16 else np.uint32
     for start in range(0, num_inputs, block):
         inputs = np.ascontiguousarray(input_words[:, start : start + block])
-        differing = np.empty_like(inputs)
+        differing, room = np.empty_like(inputs), np.empty(inputs.shape, np.uint8)
         for output, words in enumerate(weight_words):
             np.bitwise_xor(inputs, words[:, None], out=differing)
-            equal[output, start : start + block] = np.add.reduce(popcount(differing), axis=0, dtype=sum_type)
+            equal[output, start : start + block] = np.add.reduce(popcount(differing, room), axis=0, dtype=sum_type)
     return np.subtract(num_bits, equal, out=equal)
 
 
@@ -209,7 +209,7 @@ def sign_bits(x: Tensor) -> Tensor:
 def pack_signs(x: Tensor) -> Tensor:
     """Signs of the last axis in words of 64 for computing: (..., n) of any type -> (..., ceil(n / 64)) int64."""
     if x.device.type == "cpu":
-        return torch.from_numpy(pack_words(sign_bits(x).numpy(), COMPUTE_BITS).view(np.int64))
+        return torch.from_numpy(pack_words(sign_bits(x).contiguous().numpy(), COMPUTE_BITS).view(np.int64))
     return _pack_signs_anywhere(x)
 
 
