@@ -1,0 +1,1 @@
+"""Binary DenseNets (Bethge et al., ICCV Workshops 2019)."""

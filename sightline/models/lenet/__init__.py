@@ -1,0 +1,1 @@
+"""LeNet for small grey images, binary and in full precision."""

@@ -1,0 +1,1 @@
+"""MeliusNets (Bethge et al., WACV 2021)."""
