@@ -168,6 +168,8 @@ def equal_bits(weight_words: Words, input_words: Words, num_bits: int) -> NDArra
         (O, M).
     """
     (outputs, num_words), num_inputs = weight_words.shape, input_words.shape[1]
+    if num_inputs < outputs:  # the loop below goes over the fewer of both
+        return equal_bits(np.ascontiguousarray(input_words.T), weight_words.T, num_bits).T
     equal = np.empty((outputs, num_inputs), np.int32)
     block = max(64, CACHE_BYTES // max(1, num_words * weight_words.dtype.itemsize))
     sum_type = np.uint16 if num_bits < 1 << 16 else np.uint32

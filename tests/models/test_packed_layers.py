@@ -56,9 +56,9 @@ def trained(*arguments, **keywords):
     return model.eval()
 
 
-def packed_and_loaded(model, fresh, half=False):
+def packed_and_loaded(model, fresh, half=False, count_bits=True):
     content = encode_packed(pack_network(model, {}), half=half)
-    load_packed(fresh, decode_packed(content))
+    load_packed(fresh, decode_packed(content), count_bits=count_bits)
     return fresh
 
 
@@ -74,9 +74,11 @@ def test_a_packed_layer_gives_the_layers_numbers_to_the_bit(make):
         expected = model(x)
     packed = packed_and_loaded(model, nn.Sequential(QuantisedActivation(), make()))
     assert isinstance(packed[1], PackedLinear | PackedConv)
-    ours = packed(x)
-    assert torch.equal(ours, expected)
-    assert ours.stride() == expected.stride()
+    in_floats = packed_and_loaded(model, nn.Sequential(QuantisedActivation(), make()), count_bits=False)
+    assert packed[1].signs.dtype == torch.int64 and in_floats[1].signs.dtype == torch.float32
+    for ours in (packed(x), in_floats(x)):
+        assert torch.equal(ours, expected)
+        assert ours.stride() == expected.stride()
 
 
 @pytest.mark.parametrize("scaling", ["none", "binet", "xnor"])

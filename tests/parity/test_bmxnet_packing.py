@@ -1,4 +1,4 @@
-"""Packed words and counts of equal bits, beside recorded ones of BMXNet's layouts; integers, compared exactly."""
+"""Packed words and files and counts of equal bits, beside BMXNet's recorded ones; integers, compared exactly."""
 
 import json
 
@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from sightline.models.blocks.packed_file import sizes
+from sightline.models.blocks.packed_layers import pack_network
 from sightline.ops.bit_packing import (
     binary_conv,
     binary_dense,
@@ -17,6 +19,7 @@ from sightline.ops.bit_packing import (
     unpack_dense_words,
 )
 from tests.conftest import oracle, recorded
+from tests.parity.test_bmxnet_sizes import NOT_OURS, parts, read
 
 USUAL = {"stride": 1, "padding": 0, "dilation": 1}
 
@@ -27,6 +30,11 @@ def cases(*kinds):
     every = json.loads(path.read_text())["cases"] if path.exists() else []
     found = [case for case in every if case["kind"] in kinds and case["cfg"].get("bits", 1) == 1]
     return pytest.mark.parametrize("case", found or [None], ids=[case["name"] for case in found] or ["missing"])
+
+
+def packable():
+    """Recorded networks that both can build."""
+    return [name for name, size in read().items() if "error" not in size and not name.startswith(NOT_OURS)]
 
 
 def arrays(case):
@@ -89,3 +97,18 @@ def test_layers_of_one_bit_return_the_recorded_counts(case):
         np.testing.assert_allclose(ours.numpy(), recording["y"], rtol=1e-12)
     else:
         np.testing.assert_array_equal(ours.numpy(), recording["y"])
+
+
+@pytest.mark.parametrize("name", packable() or [None])
+def test_a_networks_packed_file_has_the_recorded_size(name):
+    """To the byte, but for the file's head and its counters of batches, which are not stored."""
+    oracle("bmxnet", "model_sizes.json")
+    size = read()[name]
+    (config, network), keys = parts(name, size)
+    _, channels, height, _ = size["input"]
+    model = network(config(**keys), size["classes"], image_size=height, in_channels=channels)
+    rows = sizes(pack_network(model, {}))
+    assert sum(row.bytes for row in rows) == size["packed_bytes"]
+    assert sum(row.float_bytes for row in rows) == size["float_bytes"]
+    assert sum(row.num_values for row in rows if row.kind == "binary") == size["binary_weights"]
+    assert len([row for row in rows if row.kind == "binary"]) == size["n_binary_convs"]

@@ -11,7 +11,7 @@ floats, in as much memory as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -55,31 +55,35 @@ class PackedLinear(nn.Module):
     Args:
         layer: The layer.
         weight: Its signs.
-        counts_bits: Whether inputs are -1 and +1, so that equal bits can be counted.
+        counts_bits: Count equal bits, for inputs of -1 and +1; otherwise multiply by the signs in floats.
     """
+
+    signs: Tensor
+    bias: Tensor | None
 
     def __init__(self, layer: QuantisedLinear, weight: PackedWeight, *, counts_bits: bool) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.offset = layer.offset
+        self.gives_counts = layer.offset
         self.counts_bits = counts_bits
-        signs = weight.unpacked()
-        self.signs: Tensor
+        signs, bias = _operands(weight, counts_bits=counts_bits, gives_counts=self.gives_counts)
         self.register_buffer("signs", pack_signs(signs) if counts_bits else signs)
+        self.register_buffer("bias", bias)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) with C values a sample -> (B, O)."""
         x = x.flatten(1)
         if not self.counts_bits:
-            return _float_sums(F.linear, x, self.signs.to(x.dtype), self.in_features, offset=self.offset)
+            return F.linear(x, self.signs, self.bias)
         equal = binary_dense(x, self.signs)
-        sums = equal if self.offset else 2 * equal - self.in_features
+        sums = equal if self.gives_counts else 2 * equal - self.in_features
         return sums.to(x.dtype, memory_format=torch.contiguous_format)
 
     def extra_repr(self) -> str:
         """For printing."""
-        return f"{self.in_features}, {self.out_features}, offset={self.offset}, counts_bits={self.counts_bits}"
+        shape = f"{self.in_features}, {self.out_features}"
+        return f"{shape}, gives_counts={self.gives_counts}, counts_bits={self.counts_bits}"
 
 
 class PackedConv(nn.Module):
@@ -88,8 +92,12 @@ class PackedConv(nn.Module):
     Args:
         layer: The layer.
         weight: Its signs and scale.
-        counts_bits: Whether inputs are -1 and +1, so that equal bits can be counted.
+        counts_bits: Count equal bits, for inputs of -1 and +1; otherwise multiply by the signs in floats.
     """
+
+    signs: Tensor
+    bias: Tensor | None
+    scale: Tensor | None
 
     def __init__(self, layer: QuantisedConv, weight: PackedWeight, *, counts_bits: bool) -> None:
         super().__init__()
@@ -101,10 +109,9 @@ class PackedConv(nn.Module):
         self.num_products = weight.num_weights // weight.shape[0]
         self.counts_bits = counts_bits
         self.convolve = type(layer).convolve
-        signs = weight.unpacked()
-        self.signs: Tensor
-        self.scale: Tensor | None
+        signs, bias = _operands(weight, counts_bits=counts_bits, gives_counts=self.gives_counts)
         self.register_buffer("signs", pack_conv_signs(signs) if counts_bits else signs)
+        self.register_buffer("bias", bias)
         axes = len(self.kernel_size)
         self.register_buffer("scale", None if weight.scale is None else weight.scale.reshape(-1, *[1] * axes))
 
@@ -124,11 +131,7 @@ class PackedConv(nn.Module):
     def _summed(self, x: Tensor) -> Tensor:
         if any(self.edges):
             x = F.pad(x, self.edges, value=-1)
-
-        def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            return self.convolve(x, weight, bias, self.stride, 0, self.dilation, self.groups)
-
-        return _float_sums(convolve, x, self.signs.to(x.dtype), self.num_products, offset=self.gives_counts)
+        return self.convolve(x, self.signs, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """For printing."""
@@ -165,12 +168,15 @@ def pack_network(model: nn.Module, description: Mapping[str, Any]) -> PackedNetw
     return PackedNetwork(description, weights, {name: values[name] for name in values if not name.endswith(COUNTER)})
 
 
-def load_packed(model: nn.Module, packed: PackedNetwork, *, source: str = "packed network") -> None:
+def load_packed(
+    model: nn.Module, packed: PackedNetwork, *, count_bits: bool = True, source: str = "packed network"
+) -> None:
     """Put packed layers in the place of a network's binary ones, and load its other tensors; for evaluation.
 
     Args:
         model: A network as ``packed.network`` describes it, on the CPU; changed in place.
         packed: The content of a packed file.
+        count_bits: Otherwise signs are multiplied as floats, in 32 times the memory, to the same results.
         source: What messages call it.
 
     Raises:
@@ -196,7 +202,7 @@ def load_packed(model: nn.Module, packed: PackedNetwork, *, source: str = "packe
         shown = "; ".join(sorted(faults)[:4])
         raise RunError(f"{source}: {len(faults)} tensors do not fit the network: {shown}. Build it as it was packed.")
     activations = [one for one in model.modules() if isinstance(one, QuantisedActivation)]
-    counts_bits = all(one.method in SIGNS for one in activations)
+    counts_bits = count_bits and all(one.method in SIGNS for one in activations)
     model.load_state_dict(packed.values, strict=False)
     for key, (name, layer) in layers.items():
         model.set_submodule(name, _packed(layer, packed.weights[key], counts_bits=counts_bits))
@@ -259,18 +265,12 @@ def _scale(layer: QuantisedLayer) -> Tensor | None:
     return layer.scale().detach().reshape(-1).cpu()
 
 
-def _float_sums(
-    sums: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-    x: Tensor,
-    signs: Tensor,
-    num_products: int,
-    *,
-    offset: bool,
-) -> Tensor:
-    """Sums of products, or half of them and ``n``, by the operations of the layer that trains."""
-    if not offset:
-        return sums(x, signs, None)
-    return sums(x, signs * 0.5, signs.new_full((signs.shape[0],), num_products / 2))
+def _operands(weight: PackedWeight, *, counts_bits: bool, gives_counts: bool) -> tuple[Tensor, Tensor | None]:
+    """Signs and bias; for counts in floats, halves of the signs and of ``n``, as in the layer that trains."""
+    signs = weight.unpacked()
+    if counts_bits or not gives_counts:
+        return signs, None
+    return signs * 0.5, signs.new_full((len(signs),), signs[0].numel() / 2)
 
 
 def _layout(x: Tensor) -> torch.memory_format:
