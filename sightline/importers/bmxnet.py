@@ -5,8 +5,8 @@ is which follows from the order in which a network registers them. So layers are
 all their arrays, and whoever imports gets the table of what went where. A file whose layers stand in another order,
 or have names or shapes that do not fit, is refused.
 
-A converted file holds the weight of a binary layer as words, under a float type of the same width. Their shape tells
-them: C / 32 or C / 64 in the place of C.
+A converted file holds the weight of a binary layer as words, under a float type of the same width. Type and shape tell
+them: float32 with C / 32, or float64 with C / 64, in the place of C.
 
 Shapes: O outputs, C input channels.
 """
@@ -27,7 +27,7 @@ from sightline.config.errors import RunError
 from sightline.config.printable import printable
 from sightline.importers.mxnet_params import Array, split_prefix
 from sightline.models.blocks.binary_layers import QuantisedActivation, QuantisedLayer
-from sightline.models.blocks.packed_layers import SIGNS, bmxnet_words, is_binary, weight_of_words
+from sightline.models.blocks.packed_layers import COUNTER, SIGNS, bmxnet_words, is_binary, weight_of_words
 
 NORM_ROLES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
 """What MXNet calls the arrays of a batch norm, and what PyTorch does."""
@@ -43,6 +43,9 @@ QUANTISED = ("qconv", "qdense")
 """Parts of names of quantised layers, where names tell."""
 
 WordBits = Literal[32, 64]
+
+FLOATS = ("float32", "float64", "float16")
+"""Types of values that are no words."""
 
 FLOAT_OF_WORD: dict[int, np.dtype[Any]] = {32: np.dtype(np.float32), 64: np.dtype(np.float64)}
 
@@ -88,6 +91,15 @@ class _Layer(NamedTuple):
     arrays: dict[str, str]
     """Role in PyTorch's words -> name in the file, or in the network."""
     shapes: Shapes
+    kind: str
+    """Type of its weight, or of what it has."""
+
+
+class _Stored(NamedTuple):
+    """What tells a layer of a file."""
+
+    shapes: Shapes
+    kind: str
 
 
 def match_layers(model: nn.Module, arrays: Mapping[str, Array]) -> Match:
@@ -98,20 +110,19 @@ def match_layers(model: nn.Module, arrays: Mapping[str, Array]) -> Match:
         arrays: From ``read_params``.
     """
     in_file, unknown = _layers_of_file(arrays)
-    waiting: dict[Shapes, deque[tuple[int, _Layer]]] = defaultdict(deque)
+    waiting: dict[_Stored, deque[tuple[int, _Layer]]] = defaultdict(deque)
     for place, layer in enumerate(in_file):
-        waiting[layer.shapes].append((place, layer))
+        waiting[_Stored(layer.shapes, layer.kind)].append((place, layer))
     rows, places, missing = [], [], []
     for name, module in _layers_of(model):
-        wanted = _shapes_of(module)
-        for word_bits, shapes in _stored_as(module, wanted):
-            if waiting[shapes]:
-                place, layer = waiting[shapes].popleft()
-                places.append(place)
-                rows.append(Row(layer.name, name, dict(wanted)["weight"], word_bits))
-                break
-        else:
+        fitting = [(waiting[stored][0][0], stored, bits) for stored, bits in _stored_as(module) if waiting.get(stored)]
+        if not fitting:
             missing.append(name)
+            continue
+        place, stored, word_bits = min(fitting)
+        _, layer = waiting[stored].popleft()
+        places.append(place)
+        rows.append(Row(layer.name, name, dict(_shapes_of(module))["weight"], word_bits))
     left = [array for queue in waiting.values() for _, layer in queue for array in layer.arrays.values()]
     return Match(rows, unknown + left, missing, places == sorted(places))
 
@@ -127,13 +138,17 @@ def import_network(model: nn.Module, arrays: Mapping[str, Array]) -> Match:
         What went where.
 
     Raises:
-        RunError: If an array or a layer is left over, the order differs, or a quantised layer would become another.
+        RunError: If an array or a layer is left over, the order differs, or a quantised layer would become another; or
+            the network has layers that BMXNet does not know.
     """
+    _check_known(model)
     match = match_layers(model, arrays)
     if match.unused or match.missing:
+        unused = [f"{name} {arrays[name].dtype} {arrays[name].shape}" for name in match.unused]
         raise RunError(
-            f"{len(match.unused)} arrays of the file have no place in this network, and {len(match.missing)} of its "
-            f"layers are not in the file: {_some([*match.unused, *match.missing])}. Build the network that was trained."
+            f"{len(match.unused)} arrays of the file have no place in this network ({_some(unused)}), and "
+            f"{len(match.missing)} of its layers are not in the file ({_some(match.missing)}). Build the network that "
+            "was trained."
         )
     if not match.is_in_order:
         raise RunError(
@@ -168,6 +183,7 @@ def export_network(
     Raises:
         RunError: BMXNet has no packed layer like one of the network's; names it.
     """
+    _check_known(model)
     for name, module in model.named_modules():
         if isinstance(module, QuantisedActivation) and module.method not in SIGNS:
             raise RunError(f"{name}: the activation is {module.method}; BMXNet's packed layers take signs.")
@@ -210,15 +226,16 @@ def _shapes_of(module: nn.Module) -> Shapes:
     return tuple(sorted((role, tuple(value.shape)) for role, value in found.items() if value is not None))
 
 
-def _stored_as(module: nn.Module, shapes: Shapes) -> Iterable[tuple[int, Shapes]]:
-    """Plain, and as words of 32 and 64 bits."""
-    yield 0, shapes
+def _stored_as(module: nn.Module) -> Iterable[tuple[_Stored, int]]:
+    """Ways in which a file may hold a layer, each with the bits of its words: plain, and in words of 32 and 64 bits."""
+    for kind in FLOATS:
+        yield _Stored(_shapes_of(module), kind), 0
     if not is_binary(module):
         return
     outputs, channels, *kernel = module.weight.shape
-    for word_bits in FLOAT_OF_WORD:
+    for word_bits, label in FLOAT_OF_WORD.items():
         if channels % word_bits == 0:
-            yield word_bits, (("weight", (outputs, channels // word_bits, *kernel)),)
+            yield _Stored((("weight", (outputs, channels // word_bits, *kernel)),), label.name), word_bits
 
 
 def _layers_of_file(arrays: Mapping[str, Array]) -> tuple[list[_Layer], list[str]]:
@@ -236,7 +253,8 @@ def _layers_of_file(arrays: Mapping[str, Array]) -> tuple[list[_Layer], list[str
     layers = []
     for name, roles in found.items():
         shapes = tuple(sorted((role, arrays[array].shape) for role, array in roles.items()))
-        layers.append(_Layer(name, roles, shapes))
+        kind = arrays[roles.get("weight", next(iter(roles.values())))].dtype.name
+        layers.append(_Layer(name, roles, shapes, kind))
     return layers, unknown
 
 
@@ -246,20 +264,26 @@ def _values(module: nn.Module, row: Row, layer: _Layer, arrays: Mapping[str, Arr
     for role, name in layer.arrays.items():
         array = arrays[name]
         if row.word_bits:
-            if array.dtype != FLOAT_OF_WORD[row.word_bits]:
-                raise RunError(
-                    f"{printable(name)}: has the shape of words of {row.word_bits} bits, but holds {array.dtype}, "
-                    f"expected {FLOAT_OF_WORD[row.word_bits]}. Convert the network again."
-                )
             words = array.view(f"u{row.word_bits // 8}")
             values[role] = weight_of_words(cast(QuantisedLayer, module), words)
-        elif array.dtype.kind != "f":
-            raise RunError(f"{printable(name)}: holds {array.dtype}, expected floats.")
+        elif array.dtype.name not in FLOATS:
+            raise RunError(f"{printable(name)}: holds {array.dtype}, expected floats. Convert it before saving.")
         else:
             values[role] = torch.from_numpy(array.astype(np.float32))
     if isinstance(module, _BatchNorm) and not module.weight.requires_grad:
         values["weight"] = torch.ones_like(module.weight)
     return values
+
+
+def _check_known(model: nn.Module) -> None:
+    """Refuse tensors that would be passed over."""
+    known = {f"{name}.{role}" if name else role for name, layer in _layers_of(model) for role, _ in _shapes_of(layer)}
+    strangers = [name for name in model.state_dict() if name not in known and not name.endswith(COUNTER)]
+    if strangers:
+        raise RunError(
+            f"The network has tensors of layers that BMXNet does not know: {_some(strangers)}. Packed layers are among "
+            "them: take the network that they were made from."
+        )
 
 
 def _check_names(match: Match, layers: Mapping[str, nn.Module]) -> None:
@@ -280,5 +304,5 @@ def _check_names(match: Match, layers: Mapping[str, nn.Module]) -> None:
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(printable(name, limit=100) for name in names[:6])
-    return shown + (", ..." if len(names) > 6 else "")
+    shown = ", ".join(printable(name, limit=100) for name in names[:4])
+    return shown + (", ..." if len(names) > 4 else "") if names else "none"

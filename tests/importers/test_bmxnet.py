@@ -8,6 +8,7 @@ from sightline.importers.bmxnet import export_network, import_network, match_lay
 from sightline.importers.mxnet_params import decode_params, encode_params
 from sightline.models.blocks.batch_norm import BiasedBatchNorm
 from sightline.models.blocks.binary_layers import ActivatedConv, QuantisedActivation, QuantisedConv2d, QuantisedLinear
+from sightline.models.blocks.packed_layers import load_packed, pack_network
 from sightline.models.blocks.quantisation import QuantisationConfig
 from sightline.ops.bit_packing import pack_conv_words, pack_dense_words
 
@@ -123,8 +124,10 @@ def test_arrays_and_layers_that_are_left_over_are_named():
     arrays["state"] = np.ones(3, np.float32)
     arrays["output.weight"] = np.ones((7, 20), np.float32)
     message = refused(arrays)
-    assert "3 arrays of the file have no place in this network, and 1 of its layers are not in the file" in message
-    assert "state, output.weight, output.bias, 8" in message
+    assert message.startswith(
+        "3 arrays of the file have no place in this network (state float32 (3,), output.weight float32 (7, 20), "
+        "output.bias float32 (5,)), and 1 of its layers are not in the file (8). Build"
+    )
     match = match_layers(network(), arrays)
     assert (match.unused, match.missing) == (["state", "output.weight", "output.bias"], ["8"])
     assert "nothing -> 8" in match.table() and "state -> nothing" in match.table()
@@ -150,10 +153,22 @@ def test_a_name_that_says_quantised_must_go_to_a_quantised_layer():
 def test_words_under_another_type_and_weights_that_are_no_floats_are_refused():
     arrays = export_network(network(1))
     arrays["arg:3_conv_weight"] = np.ones(arrays["arg:3_conv_weight"].shape, np.float64)
-    assert "3_conv_weight: has the shape of words of 32 bits, but holds float64, expected float32" in refused(arrays)
+    assert "arg:3_conv_weight float64 (64, 2, 3, 3)" in refused(arrays)
+    arrays = file_of(network(1))
+    arrays["output.weight"] = np.zeros((5, 20), np.int32)
+    assert "output.weight int32 (5, 20)" in refused(arrays)
     arrays = file_of(network(1))
     arrays["output.bias"] = np.zeros(5, np.int32)
-    assert "output.bias: holds int32, expected floats" in refused(arrays)
+    assert refused(arrays).startswith("output.bias: holds int32, expected floats")
+
+
+def test_words_of_64_bits_are_not_taken_for_words_of_32_of_the_same_shape():
+    # (128, 2, 1, 1) is 128 channels in words of 64 or 64 channels in words of 32
+    pair = nn.Sequential(QuantisedConv2d(64, 128, 1), QuantisedConv2d(128, 128, 1))
+    again = nn.Sequential(QuantisedConv2d(64, 128, 1), QuantisedConv2d(128, 128, 1))
+    match = import_network(again, export_network(pair, word_bits=64))
+    assert [(row.source, row.target, row.word_bits) for row in match.rows] == [("0", "0", 64), ("1", "1", 64)]
+    assert all(torch.equal(a, b) for a, b in zip(signs(pair).parameters(), again.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -170,3 +185,13 @@ def test_words_under_another_type_and_weights_that_are_no_floats_are_refused():
 def test_a_layer_that_bmxnet_cannot_pack_is_named(make, says):
     with pytest.raises(RunError, match=f"^{says}"):
         export_network(nn.Sequential(make()))
+
+
+def test_layers_that_would_be_passed_over_are_refused():
+    source, packed = network(), network(1)
+    load_packed(packed, pack_network(source, {}))
+    for call in (export_network, lambda model: import_network(model, file_of(source))):
+        with pytest.raises(
+            RunError, match=r"layers that BMXNet does not know: 3\.conv\.signs, 7\.signs\. Packed layers"
+        ):
+            call(packed)
