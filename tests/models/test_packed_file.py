@@ -199,6 +199,13 @@ def test_a_head_that_contradicts_the_tensors_is_refused(change, says):
         decode_packed(with_head(WHOLE, change, tensors))
 
 
+def test_a_name_that_stands_for_two_tensors_is_refused():
+    packed = network()
+    twice = PackedNetwork({}, packed.weights, {"dense.weight": torch.ones(5, 7)})
+    with pytest.raises(RunError, match=r"holds dense\.weight twice, as signs and as a value"):
+        decode_packed(encode_packed(twice))
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80\x02}q\x00.", b"PK\x03\x04" + bytes(50), bytes(100), b"\xff" * 100])
 def test_other_files_are_told_from_packed_networks(content):
     with pytest.raises(RunError, match=r"x\.bin: is no packed network; its head has no mark of one\. Give a file"):

@@ -181,6 +181,13 @@ def test_a_convolution_of_bits_equals_the_convolution_of_signs_exactly(case, lay
     torch.testing.assert_close(ours.float(), float_conv(x, weight, **options), rtol=0, atol=0)
 
 
+def test_no_samples_give_no_outputs():
+    assert binary_dense(signs(0, 70), pack_signs(signs(3, 70))).shape == (0, 3)
+    words = pack_conv_signs(signs(4, 70, 3, 3))
+    out = binary_conv(signs(0, 70, 5, 5), words, stride=(1, 1), padding=(1, 1), dilation=(1, 1))
+    assert out.shape == (0, 4, 5, 5)
+
+
 def test_only_the_signs_of_the_input_count():
     x = torch.tensor([[0.0, -0.0, -1e-30, 5.0]])
     assert binary_dense(x, pack_signs(torch.tensor([[1.0, 1.0, -1.0, 1.0]]))).tolist() == [[4]]

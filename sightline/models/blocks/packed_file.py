@@ -189,6 +189,8 @@ def decode_packed(content: bytes, *, source: str = "packed network") -> PackedNe
         refuse(f"is no readable packed network ({printable(error, limit=200)}).")
     weights = {name: _weight(tensors, name, layer, refuse) for name, layer in manifest.weights.items()}
     values = {name.removeprefix("value/"): tensors.pop(name) for name in list(tensors) if name.startswith("value/")}
+    if both := sorted(weights.keys() & values.keys()):
+        refuse(f"holds {printable(both[0], limit=200)} twice, as signs and as a value.")
     if tensors:
         refuse(f"holds a tensor that its head does not speak of: {printable(next(iter(tensors)), limit=200)}.")
     whole = {name: value.float() if value.is_floating_point() else value for name, value in values.items()}
