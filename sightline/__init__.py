@@ -8,7 +8,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_API = frozenset({"train", "resume", "evaluate", "predict", "load"})
+_API = frozenset({"train", "resume", "evaluate", "predict", "load", "search"})
 
 
 def __getattr__(name: str) -> Any:

@@ -147,9 +147,13 @@ ROWS = (
     Row(
         "A12",
         "the search for the fastest GPU kernels can be switched off",
-        "`deterministic=true` switches it off, and is accepted on a CPU",
-        ("engine/precision::deterministic_kernels_can_be_switched_on_and_off",),
-        "a key of its own; it is on unless `deterministic=true`",
+        "`cudnn_benchmark=false` does, and so does `deterministic=true`; both are accepted on a CPU",
+        (
+            "engine/precision::the_search_for_the_fastest_kernels_has_a_switch_of_its_own",
+            "engine/precision::a_run_on_a_cpu_may_say_so_too_and_an_evaluation_of_it",
+            "engine/precision::bits_that_never_change_leave_nothing_to_search_for",
+            "engine/precision::deterministic_kernels_can_be_switched_on_and_off",
+        ),
     ),
     Row(
         "A13",
@@ -164,9 +168,14 @@ ROWS = (
     Row(
         "A14",
         "GPUs are chosen without changing the environment",
-        "what launchers say is understood, the local rank too, which is the number of the process's GPU",
-        ("cli/many_processes::what_launchers_say",),
-        "a choice of GPUs, say the first and the third",
+        "`device=0,2` starts a process on the first and on the third one; one that is not there is named; under a "
+        "launcher the local rank counts",
+        (
+            "engine/device::named_gpus_start_a_process_each_and_leave_the_environment_as_it_is",
+            "engine/device::every_process_has_the_gpu_of_its_place_among_those_named",
+            "engine/device::gpus_that_are_not_there_are_named",
+            "cli/many_processes::what_launchers_say",
+        ),
     ),
     Row(
         "A15",
@@ -349,16 +358,27 @@ ROWS = (
     ),
     Row(
         "D15",
-        "label smoothing, weights of positives, focal loss",
-        "values by hand and the recorded losses",
+        "label smoothing, weights of positives and of classes, focal loss",
+        "values by hand and the recorded losses; weights that are not those of the classes are refused",
         (
+            "models/yolov7_loss::classes_count_by_their_weights_each_by_the_class_of_its_box",
+            "models/yolov7_loss::weights_of_other_classes_are_refused",
             "losses/smoothing::half_of_the_smoothing_goes_each_way",
             "losses/focal::focal_by_hand",
             "parity/yolov7_loss::losses_and_gradients_are_the_recorded_ones",
         ),
-        "weights by class",
     ),
-    Row("D16", "search for hyper-parameters", "kill and restart continue at the same trial"),
+    Row(
+        "D16",
+        "search for hyper-parameters",
+        "kill and restart continue at the same trial",
+        (
+            "api/search::a_search_killed_at_random_moments_equals_an_unbroken_one",
+            "api/search::two_jobs_are_one_job",
+            "api/search::a_trial_that_diverges_is_noted_and_the_search_goes_on",
+            "cli/search::trials_outlive_a_killed_search_only_to_save_and_the_same_command_goes_on",
+        ),
+    ),
     Row(
         "D17",
         "the batch is global",
@@ -367,13 +387,16 @@ ROWS = (
     ),
     Row(
         "E1",
-        "a run measured in epochs or steps",
-        "a run counted in steps is the beginning of one counted in epochs",
+        "a run measured in epochs, steps or samples",
+        "a run counted in steps is the beginning of one counted in epochs; one counted in samples ends with the step "
+        "that reaches them",
         (
+            "engine/accumulation::epochs_steps_and_samples_are_three_ways_to_say_one_length",
+            "engine/accumulation::a_run_counted_in_samples_ends_with_the_step_that_reaches_them",
+            "engine/session::a_run_of_so_many_samples_is_one_of_so_many_steps_also_after_a_stop",
             "engine/accumulation::a_run_counted_in_steps_is_the_beginning_of_one_counted_in_epochs",
             "engine/accumulation::a_run_has_one_length",
         ),
-        "a length in samples",
     ),
     Row(
         "E2",
@@ -487,12 +510,14 @@ ROWS = (
     Row(
         "E15",
         "compiled tasks",
-        "`compile=true` gives the losses of the plain task",
+        "`compile=true` gives the losses of the plain task; what `compile=try` cannot compile runs as it is written",
         (
+            "engine/session::what_cannot_be_compiled_runs_as_it_is_written_and_that_is_told_once",
+            "engine/session::a_compiler_that_fails_costs_no_step_and_an_error_of_the_model_is_its_own",
             "engine/session::a_compiled_task_has_the_losses_of_the_plain_one",
             "engine/session::compile_is_asked_of_the_parts_that_the_task_names",
         ),
-        "compiling the optimizer's part of a step, and an automatic fallback",
+        "compiling the optimizer's part of a step",
     ),
     Row(
         "F1",

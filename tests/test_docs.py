@@ -14,6 +14,7 @@ import typer
 import yaml
 
 from sightline import api
+from sightline.api.search_plan import Decides, make_plan
 from sightline.cli.main import app
 from sightline.config.base import Config, field_help
 from sightline.config.errors import UserError
@@ -136,7 +137,9 @@ def test_commands_are_what_the_command_line_takes(page):
             continue
         if name is not None and is_placeholder(name):
             continue
-        if name is not None and not name.endswith(".yaml"):
+        if name is not None and "space" in options:  # values may be ranges
+            make_plan(name, changes, Decides(*(options[key] for key in Decides._fields)), jobs=options["jobs"])
+        elif name is not None and not name.endswith(".yaml"):
             api.resolve(name, changes, data=options.get("data"))
         elif changes:  # of a run or a file, which is not there
             api.resolve(KEY_RECIPE, changes)

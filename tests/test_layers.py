@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "recipes": {"recipes", "tasks", "models", "data", "engine", "config"},
     "importers": {"importers", "recipes", "models", "config"},
     "report": {"report", "config"},
+    "search": {"search", "config"},
     "api": {"*"},
     "cli": {"cli", "api", "config"},
 }

@@ -13,10 +13,12 @@ from sightline.api.output import check_output, write_output
 from sightline.api.prediction import Found, PicturePrediction, Predictor, free_folder, load, predict
 from sightline.api.preflight import PreflightReport, names_a_run, near_recipe, preflight
 from sightline.api.runs import RunComparison, compare, plot_lr, report, status
+from sightline.api.search import SearchResult, search
 from sightline.api.series import CheckpointFigures, Series, evaluate_all, step_aside
 from sightline.api.session import TrainResult
 from sightline.api.table import Table
 from sightline.api.training import resume, train
+from sightline.api.trials import SearchError, TrialResult
 
 __all__ = [
     "CheckpointFigures",
@@ -26,9 +28,12 @@ __all__ = [
     "Predictor",
     "PreflightReport",
     "RunComparison",
+    "SearchError",
+    "SearchResult",
     "Series",
     "Table",
     "TrainResult",
+    "TrialResult",
     "check",
     "check_output",
     "compare",
@@ -48,6 +53,7 @@ __all__ = [
     "resolve",
     "resume",
     "score_coco",
+    "search",
     "status",
     "step_aside",
     "train",

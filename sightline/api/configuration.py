@@ -40,6 +40,7 @@ def resolve(
     *,
     data: PathLike | None = None,
     from_run: PathLike | None = None,
+    more: Sequence[Change] = (),
 ) -> tuple[RunConfig, dict[str, str]]:
     """The configuration of a run and where each of its values came from.
 
@@ -49,15 +50,14 @@ def resolve(
         changes: ``key=value`` texts; they win over the file or configuration.
         data: Data set; the same as the change ``data.path=...``.
         from_run: Repeat the configuration of this run's folder.
+        more: Further changes by hand, each of which knows where it was written.
 
     Raises:
         ConfigError: If a key or value is wrong, contradicts another or has no effect; names it, its place and the
             nearest right key.
         RunError: If ``from_run`` is no run.
     """
-    by_hand = [parse_change(text) for text in changes]
-    if data is not None:
-        by_hand.append(Change("data.path", os.fspath(data), "--data"))
+    by_hand = [*_by_hand(changes, data), *more]
     if recipe is None or isinstance(recipe, str | Path):
         return _resolve(recipe, by_hand, from_run=from_run)
     if from_run is not None:
@@ -67,6 +67,42 @@ def resolve(
     refuse_contradictions(by_hand)
     _refuse_missing_data(by_hand)
     return _changed(recipe, [], by_hand) if by_hand else (recipe, {})
+
+
+def _by_hand(changes: Sequence[str], data: PathLike | None) -> list[Change]:
+    """What a user changes on the command line."""
+    named = [] if data is None else [Change("data.path", os.fspath(data), "--data")]
+    return [*map(parse_change, changes), *named]
+
+
+def as_change_file(
+    recipe: str | Path, changes: Sequence[str] = (), *, data: PathLike | None = None
+) -> tuple[str, dict[str, Any]]:
+    """The name of a recipe and all changes of a file and by hand, as one change file would have them.
+
+    Args:
+        recipe: Name of a recipe or a YAML file.
+        changes: ``key=value`` texts; they win over the file.
+        data: Data set.
+
+    Raises:
+        ConfigError: If there is no such file, or a text is no change.
+    """
+    by_hand = _by_hand(changes, data)
+    name, _, in_file = _origin_of(recipe, None)
+    return name, merged_changes([*one_length(in_file), *_other_data(in_file, by_hand), *one_length(by_hand)])
+
+
+def merged_changes(changes: Sequence[Change]) -> dict[str, Any]:
+    """One value for each key that is changed; a later change takes the place of earlier ones of its key or group."""
+    merged: dict[str, Any] = {}
+    for change in leaf_changes(changes):
+        for key in [
+            key for key in merged if f"{key}.".startswith(f"{change.key}.") or change.key.startswith(f"{key}.")
+        ]:
+            del merged[key]
+        merged[change.key] = change.value
+    return merged
 
 
 def resolve_leniently(
@@ -141,9 +177,7 @@ def read_config(
     Raises:
         UserError: If it is no run, or a change does not fit.
     """
-    by_hand = [parse_change(text) for text in changes]
-    if data is not None:
-        by_hand.append(Change("data.path", os.fspath(data), "--data"))
+    by_hand = _by_hand(changes, data)
     if split is not None:
         by_hand.append(Change("data.val_split", split, "--split"))
     return _resolve(None, by_hand, from_run=run_dir)[0]
@@ -210,7 +244,7 @@ def _changed(
     refuse_contradictions(in_file)
     refuse_contradictions(by_hand)
     _refuse_other_recipe(by_hand)
-    given, chosen = _one_length(in_file), [*_other_data(in_file, by_hand), *_one_length(by_hand)]
+    given, chosen = one_length(in_file), [*_other_data(in_file, by_hand), *one_length(by_hand)]
     if is_repeated:
         config, origins = apply_changes(base, chosen, base=given)
     else:
@@ -300,15 +334,14 @@ def _refuse_other_recipe(changes: Sequence[Change]) -> None:
             )
 
 
-def _one_length(changes: Sequence[Change]) -> list[Change]:
-    """A run is given in epochs or in steps: a change of one takes the recipe's other one back."""
-    keys = {change.key for change in changes if change.value is not None}
-    out = list(changes)
-    for given, other in (("steps", "epochs"), ("epochs", "steps")):
-        if given in keys and other not in keys:
-            origin = next(change.origin for change in changes if change.key == given)
-            out.append(Change(other, None, origin))
-    return out
+def one_length(changes: Sequence[Change]) -> list[Change]:
+    """A run is given in epochs, in steps or in samples: a change of one takes the recipe's other one back."""
+    lengths = ("epochs", "steps", "samples")
+    given = {change.key: change.origin for change in changes if change.key in lengths and change.value is not None}
+    if not given:
+        return list(changes)
+    origin = next(iter(given.values()))
+    return [*changes, *(Change(other, None, origin) for other in lengths if other not in given)]
 
 
 def describe_config(config: RunConfig, origins: Mapping[str, str]) -> str:
@@ -344,16 +377,16 @@ def write_config(config: RunConfig, path: Path) -> None:
 
     from sightline.engine.run_folder.atomic_file import replace_file
 
-    text = yaml.safe_dump(_plain_values(config.model_dump()), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(plain_values(config.model_dump()), sort_keys=False, allow_unicode=True)
     replace_file(path, f"# Repeat this run with: sightline train --from {quote(str(path.parent))}\n{text}".encode())
 
 
-def _plain_values(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """Configuration values as YAML has them."""
     if isinstance(value, Mapping):
-        return {key: _plain_values(inner) for key, inner in value.items()}
+        return {key: plain_values(inner) for key, inner in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain_values(inner) for inner in value]
+        return [plain_values(inner) for inner in value]
     return str(value.absolute()) if isinstance(value, Path) else value
 
 

@@ -182,12 +182,19 @@ def refuse_unused(changes: Sequence[str], used: Iterable[str], what: str) -> Non
     Raises:
         ConfigError: If one does not; names those that do.
     """
+    from sightline.engine.device import device_name, gpus_of
+
     for change in map(parse_change, changes):
         group = change.key.split(".", 1)[0]
         if not {group, change.key} & set(used) or change.key.startswith("model.loss"):
             raise ConfigError(
                 f"{change.origin}: {change.key} has no effect on {what}. Keys and groups that have one: "
                 f"{', '.join(used)}."
+            )
+        if change.key == "device" and len(gpus_of(device_name(change.value))) > 1:
+            raise ConfigError(
+                f"{change.origin}: device={printable(change.value)} names several GPUs, and {what} uses one. "
+                "Name one of them."
             )
 
 
@@ -211,12 +218,14 @@ class Judge:
 
         from sightline.engine.building import settle
         from sightline.engine.device import pick_device
-        from sightline.engine.precision import Precision, to_channels_last
+        from sightline.engine.precision import Precision, choose_kernels, to_channels_last
 
         config = read_config(run_dir, changes, data=data, split=split)
         refuse_unused(changes, config.evaluation_keys, "an evaluation")
         self.config = settle(config)
         self.device = pick_device(self.config.device)
+        if self.device.type == "cuda":
+            choose_kernels(deterministic=self.config.deterministic, benchmark=self.config.cudnn_benchmark)
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
         assert self.config.precision != "auto", "settle() has chosen"

@@ -34,17 +34,19 @@ def must_launch(config: RunConfig) -> bool:
     """Whether the run has several processes and nobody has started them."""
     from sightline.engine.distributed.launch import find_launch
 
-    return config.devices > 1 and find_launch() is None
+    return config.processes_here > 1 and find_launch() is None
 
 
 def launch(config: RunConfig, run_dir: Path, stop: StopRequest, *, resume: bool) -> TrainResult:
     """Start the processes of a run on this machine and wait for them.
 
     Raises:
-        ConfigError: If the configuration is no recipe's, so that another process cannot make it.
+        ConfigError: If the configuration is no recipe's, so that another process cannot make it, or a GPU that it names
+            is not there.
         ProcessesFailedError: If they failed; the first of them said why.
         StoppedError: If they were stopped before the first step.
     """
+    from sightline.engine.device import pick_device
     from sightline.engine.distributed.launch import launch_here
     from sightline.engine.parts import NOTE_FILE
     from sightline.engine.run_folder.crash_report import close_report
@@ -55,15 +57,16 @@ def launch(config: RunConfig, run_dir: Path, stop: StopRequest, *, resume: bool)
     try:
         if config.recipe not in RECIPES or type(RECIPES[config.recipe]()) is not type(config):
             raise ConfigError(
-                f"devices={config.devices}: only recipes of the table can be started in several processes. Start your "
+                f"{config.processes_here} processes: only recipes of the table can be started in several. Start your "
                 "own program with torchrun; it then trains with all of them."
             )
-        threads = config.threads or max(1, (os.cpu_count() or 1) // config.devices)
+        pick_device(config.device)
+        threads = config.threads or max(1, (os.cpu_count() or 1) // config.processes_here)
         values, code = json.dumps(config.model_dump(mode="json")), None
         before = len(read_record(run_dir).sessions) if is_run(run_dir) else 0
         while code is None or (code == 1 and (run_dir / NOTE_FILE).exists()):  # memory ran out: again, in smaller parts
             arguments = (config.recipe, values, str(run_dir), resume or code is not None, stop.began)
-            code = launch_here(work, arguments, processes=config.devices, threads=threads)
+            code = launch_here(work, arguments, processes=config.processes_here, threads=threads)
     finally:
         if not resume:
             remove_if_unused(run_dir)

@@ -98,7 +98,7 @@ class Predictor:
         self.class_names = tuple(class_names)
         self.image_size = config.image_size
         self.device = pick_device(config.device)
-        detector = config.build_detector(len(class_names))
+        detector = config.build_detector(class_names)
         task = Detection2D(detector, class_names=class_names)
         load_weights(task, checkpoint)
         fuse = getattr(detector, "fuse", None)

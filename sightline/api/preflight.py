@@ -208,23 +208,24 @@ class _Preflight:
         from sightline.api.summary import device_and_threads
         from sightline.engine.building import settle
         from sightline.engine.device import pick_device
-        from sightline.engine.precision import set_deterministic
+        from sightline.engine.precision import choose_kernels
 
         try:
             device = pick_device(config.device)
         except ConfigError as error:
             self.find("device", "problem", str(error))
-            config = config.but(device="auto")
+            config = config.but(device="auto", devices=config.processes_here)
             device = pick_device("auto")
-        self.devices = config.devices
-        if device.type == "cuda" and self.devices > torch.cuda.device_count():
-            text = f"devices={self.devices}, but there are {torch.cuda.device_count()} GPUs"
-            self.find("device", "problem", text, f"devices={torch.cuda.device_count()}")
+        else:
+            if device.type == "cuda" and config.devices > torch.cuda.device_count():
+                text = f"devices={config.devices}, but there are {torch.cuda.device_count()} GPUs"
+                self.find("device", "problem", text, f"devices={torch.cuda.device_count()}")
+        self.devices = config.processes_here
         if self.devices > 1:
             text = f"one of {self.devices} processes is tried, alone: what they tell each other takes more time"
             self.find("device", "note", text)
         if device.type == "cuda":
-            set_deterministic(config.deterministic)
+            choose_kernels(deterministic=config.deterministic, benchmark=config.cudnn_benchmark)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         config = settle(config)
@@ -237,7 +238,7 @@ class _Preflight:
         from sightline.api.auto_batch import find_batch_size
         from sightline.engine.device import pick_device
 
-        device, count = pick_device(config.device), config.devices
+        device, count = pick_device(config.device), config.processes_here
 
         def find() -> tuple[RunConfig, str]:
             return find_batch_size(
@@ -264,7 +265,11 @@ class _Preflight:
             if said is not None:
                 self.find("weights", "ok", said)
         if config.compile:
-            self.find("compile", "note", "compile=true is not tried: the first steps will take a minute or more")
+            self.find(
+                "compile",
+                "note",
+                f"compile={str(config.compile).lower()} is not tried: the first steps will take a minute or more",
+            )
         return training
 
     def steps_and_needs(
@@ -308,7 +313,7 @@ class _Preflight:
             trials.append(try_steps(training, small, seconds=SMALL_SECONDS, most=2, count_saved=True))
         if self.may_try(training, review, trials, wanted):
             self.tell(f"trying steps with {wanted} {problem.unit}")
-            if config.devices > 1:
+            if self.devices > 1:
                 loader = review.open(config.but(batch_size=wanted)).train_loader
             assert loader is not None
             trials.append(try_steps(training, loader, seconds=min(STEPS_SECONDS, self.left()), most=MOST_STEPS))

@@ -84,12 +84,12 @@ def open_problem(config: RunConfig, run_dir: Path, device: torch.device, console
     """Set up the arithmetic, then open the data. The run's folder need not exist yet, and its last part may change."""
     import torch
 
-    from sightline.engine.precision import set_deterministic
+    from sightline.engine.precision import choose_kernels
     from sightline.engine.trackers.following import check_trackers
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        set_deterministic(config.deterministic)
+        choose_kernels(deterministic=config.deterministic, benchmark=config.cudnn_benchmark)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data = getattr(getattr(config, "data", None), "path", None)

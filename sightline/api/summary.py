@@ -60,7 +60,9 @@ def _model(config: RunConfig, training: Training) -> str:
     if isinstance(config, Detection2DRun):
         size = config.image_size
         detector: Any = training.task.detector
-        text += f", {convolution_gflops(detector, size, is_compiled=config.compile):.3g} GFLOPs at {size} x {size}"
+        text += (
+            f", {convolution_gflops(detector, size, is_compiled=bool(config.compile)):.3g} GFLOPs at {size} x {size}"
+        )
     return text
 
 
@@ -144,7 +146,7 @@ def _device(config: RunConfig, training: Training) -> str:
     parts = [device_and_threads(training.device), config.precision]
     parts += ["channels last"] if config.channels_last and training.sharding is None else []
     parts += ["in shards"] if training.sharding is not None else []
-    parts += ["compiled"] if config.compile else []
+    parts += ["compiled if possible" if config.compile == "try" else "compiled"] if config.compile else []
     kind = getattr(getattr(config, "data", None), "loader", None)
     if kind is not None:  # who brings a loader of their own knows what it is made of
         parts += [f"{config.workers} loader {kind}" if config.workers else "no loader workers"]

@@ -27,6 +27,9 @@ from sightline.api.user_code import load_callbacks
 from sightline.config.errors import ConfigError
 from sightline.config.override import parse_change
 
+PARENT = "SIGHTLINE_PARENT"
+"""Environment variable: the process at whose end this one saves and stops."""
+
 if TYPE_CHECKING:
     import torch
 
@@ -37,13 +40,15 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def _stoppable(began: float | None, cure: str) -> Iterator[StopRequest]:
+def stoppable(began: float | None, cure: str) -> Iterator[StopRequest]:
     """Take stops from here on. One that comes before the first step, or while the report is written, acts at once."""
     from sightline.engine.stop import StoppedAtOnce, StopRequest
 
     stop = StopRequest(began=began)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         stop.watch_parent()
+    elif parent := os.environ.pop(PARENT, ""):  # not for what this process may start
+        stop.watch_parent(int(parent))
     try:
         with stop.listening(), stop.impatiently():
             yield stop
@@ -77,7 +82,7 @@ def train(
         StoppedError: If a stop was asked for before the first step.
         ProcessesFailedError: If processes that were started for it failed; the first of them said why.
     """
-    with _stoppable(began, "Nothing was begun: start it again.") as stop:
+    with stoppable(began, "Nothing was begun: start it again.") as stop:
         return _train(recipe, data, changes, out, name, console, stop)
 
 
@@ -159,7 +164,7 @@ def resume(
         StoppedError: If a stop was asked for before the first step.
         ProcessesFailedError: If processes that were started for it failed; the first of them said why.
     """
-    with _stoppable(began, f"Continue with: sightline resume {quote(str(run))}") as stop:
+    with stoppable(began, f"Continue with: sightline resume {quote(str(run))}") as stop:
         return _resume(run, changes, console, stop)
 
 
@@ -188,7 +193,7 @@ def _resume(run: PathLike, changes: Sequence[str], console: Console | None, stop
                 f"  sightline train --from {quote(str(run_dir))} {quote(text)}"
             )
     config = settle(read_config(run_dir, changes))
-    if not changes and _lacks_its_report(run_dir):
+    if not changes and lacks_its_report(run_dir):
         return with_report(what_is_written(run_dir, 0), console_of(console, ALONE), stop)
     if must_launch(config):
         return launch(config, run_dir, stop, resume=True)
@@ -197,7 +202,7 @@ def _resume(run: PathLike, changes: Sequence[str], console: Console | None, stop
         return open_and_train(config, run_dir, processes, device, stop, resume=True, console=console)
 
 
-def _lacks_its_report(run_dir: Path) -> bool:
+def lacks_its_report(run_dir: Path) -> bool:
     """Whether a run is done, but was killed before its page told so."""
     from sightline.engine.run_folder.run_record import read_record
     from sightline.report.page import end_told

@@ -83,6 +83,66 @@ def _log_level(*, quiet: bool, verbose: bool) -> list[str]:
 
 
 @command(commands, panel=PANEL)
+def search(
+    out: Annotated[Path, typer.Option(help="folder of the search; to go on with one, it is enough")],
+    recipe: Annotated[str | None, RECIPE] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="changes, e.g. epochs=3, and ranges, e.g. 'lr=log(1e-4,1e-1)'",
+            show_default=False,
+        ),
+    ] = None,
+    data: DataPath = None,
+    space: Annotated[Path | None, typer.Option(help="YAML file of keys and their ranges")] = None,
+    trials: Annotated[int | None, typer.Option(help="how many; 24 at first")] = None,
+    metric: Annotated[str | None, typer.Option(help="figure that decides; the recipe's without it")] = None,
+    jobs: Annotated[int, typer.Option(help="trials at once, each on its share of the CPU")] = 1,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="evolve: change the best trials, the default; random: spread all over the ranges",
+            autocompletion=lambda: ["evolve", "random"],
+        ),
+    ] = None,
+    generation: Annotated[int | None, typer.Option(help="trials of a generation, 8 by default")] = None,
+    seed: Annotated[int | None, typer.Option(help="decides what is tried, 0 by default")] = None,
+) -> None:
+    """Search for better values: many trainings, and the best of them.
+
+    Examples:
+        sightline search yolov7-tiny-small --data my_data epochs=20 'lr=log(1e-3,1e-1)' --metric AP50 --out tuned
+        sightline search yolov7-tiny-small --data my_data --space space.yaml --trials 40 --jobs 4 --out tuned
+        sightline search --out tuned
+        sightline train tuned/best.yaml epochs=100
+
+    Ranges: uniform(LOW,HIGH) log(LOW,HIGH) int(LOW,HIGH) choice(A,B,...). Ctrl-C saves and stops all trials; the same
+    command, or --out alone, goes on.
+    """
+    from sightline import api
+
+    if recipe is not None and "=" in recipe:
+        raise ConfigError(f"search: which recipe? Name one before {recipe}. List them with: sightline list")
+    result = api.search(
+        recipe,
+        changes or [],
+        out=out,
+        space=space,
+        data=data,
+        trials=trials,
+        metric=metric,
+        jobs=jobs,
+        method=method,  # type: ignore[arg-type]
+        generation=generation,
+        seed=seed,
+        say=show,
+    )
+    show(*([result.table()] if result.trials else []), *result.failures(), result.last_words())
+    raise typer.Exit(result.exit_code)
+
+
+@command(commands, panel=PANEL)
 def status(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder, or a folder of runs")] = Path("runs"),
 ) -> None:

@@ -37,7 +37,7 @@ def _told(error: BaseException) -> tuple[str, int] | None:
         return f"{place}{error.strerror or error}", 1
     if type(error).__name__ == "OutOfMemoryError":
         return f"out of memory: lower batch_size or image_size. {str(error).splitlines()[0]}", 1
-    if type(error).__name__ in ("LostProcessError", "CallbackError", "StepTooLargeError"):
+    if type(error).__name__ in ("LostProcessError", "CallbackError", "StepTooLargeError", "SearchError"):
         return str(error), 1
     if type(error).__name__ == "StoppedError":
         return str(error), STOPPED

@@ -20,6 +20,8 @@ KEYS = {
     "max_iters": "steps",
     "max_iter": "steps",
     "total_iters": "steps",
+    "max_samples": "samples",
+    "train_samples": "samples",
     "batch": "batch_size",
     "bs": "batch_size",
     "samples_per_gpu": "batch_size",

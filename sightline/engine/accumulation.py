@@ -78,11 +78,12 @@ class AccumulationPlan:
         config: What makes a window.
         batch_lengths: (B,) samples of every (global) micro-batch of one epoch.
         epochs: Passes over the data; or
-        steps: updates. Exactly one of both is given.
+        steps: updates; or
+        samples: samples: the run ends with the update that reaches them. Exactly one of the three is given.
         warmup_iterations: Micro-batches over which ``ramp`` grows.
 
     Raises:
-        ValueError: If an epoch has no batch, or not exactly one of ``epochs`` and ``steps`` is given.
+        ValueError: If an epoch has no batch, or not exactly one of ``epochs``, ``steps`` and ``samples`` is given.
     """
 
     def __init__(
@@ -92,23 +93,32 @@ class AccumulationPlan:
         batch_lengths: Sequence[int] | NDArray[np.int64],
         epochs: int | None = None,
         steps: int | None = None,
+        samples: int | None = None,
         warmup_iterations: int = 0,
     ) -> None:
         self.config = config
         self._lengths = np.asarray(batch_lengths, dtype=np.int64)  # (B,)
         if self._lengths.ndim != 1 or len(self._lengths) == 0 or self._lengths.min() < 1:
             raise ValueError("batch_lengths: an epoch needs at least one batch, and every batch at least one sample.")
-        if (epochs is None) == (steps is None) or (epochs or steps or 0) < 1:
-            raise ValueError(f"give either epochs or steps, at least 1; got epochs={epochs}, steps={steps}.")
+        given = [length for length in (epochs, steps, samples) if length is not None]
+        if len(given) != 1 or given[0] < 1:
+            raise ValueError(
+                "give one of epochs, steps and samples, at least 1; got "
+                f"epochs={epochs}, steps={steps}, samples={samples}."
+            )
         self._batch_size = int(self._lengths.max())
         self._batches = len(self._lengths)
         self._full = config.full_window(self._batch_size)
         self._warmup = warmup_iterations if config.ramp else 0
-        if epochs is None:
+        if samples is not None:
+            epochs = -(-samples // int(self._lengths.sum()))
+        elif epochs is None:
             fewest = -(-self._batches // (2 * self._full))  # no window is longer than two full ones
             epochs = -(-(steps or 0) // fewest)
         self._steps_before_epoch = np.concatenate([[0], np.cumsum(self._count(epochs))])  # (E + 1,)
-        if steps is None:
+        if samples is not None:
+            steps = 1 + self.steps_before(iterations_of(samples, self._lengths) - 1)
+        elif steps is None:
             steps = int(self._steps_before_epoch[-1])
         iterations = self.first_iteration(steps)
         self.length = RunLength(
@@ -197,6 +207,13 @@ class AccumulationPlan:
         return Progress(iteration, self.steps_before(iteration), iteration // self._batches)
 
 
+def iterations_of(samples: int, batch_lengths: Sequence[int] | NDArray[np.int64]) -> int:
+    """Micro-batches of a run until so many samples are reached; at least 1 of them."""
+    up_to = np.cumsum(np.asarray(batch_lengths, dtype=np.int64))  # (B,)
+    epochs, rest = divmod(samples - 1, int(up_to[-1]))
+    return epochs * len(up_to) + int(np.searchsorted(up_to, rest, side="right")) + 1
+
+
 def plan_run(
     accumulation: AccumulationConfig,
     schedule: ScheduleConfig,
@@ -204,6 +221,7 @@ def plan_run(
     batch_lengths: Sequence[int] | NDArray[np.int64],
     epochs: int | None = None,
     steps: int | None = None,
+    samples: int | None = None,
 ) -> AccumulationPlan:
     """The plan of a run whose windows may grow during the schedule's warm-up.
 
@@ -212,9 +230,16 @@ def plan_run(
     batches = len(batch_lengths)
     if epochs is not None:
         iterations = epochs * batches
+    elif samples is not None:
+        iterations = iterations_of(samples, batch_lengths)
     else:
         iterations = (steps or 0) * accumulation.full_window(max(batch_lengths, default=1))
     warmup = schedule.warmup.length(iterations_per_epoch=batches, iterations=iterations)
     return AccumulationPlan(
-        accumulation, batch_lengths=batch_lengths, epochs=epochs, steps=steps, warmup_iterations=warmup
+        accumulation,
+        batch_lengths=batch_lengths,
+        epochs=epochs,
+        steps=steps,
+        samples=samples,
+        warmup_iterations=warmup,
     )

@@ -10,6 +10,7 @@ import torch
 from sightline.config.errors import ConfigError
 from sightline.engine.accumulation import plan_run
 from sightline.engine.checkpoint.saving import live_tensors
+from sightline.engine.compiling import compile_modules
 from sightline.engine.device import pick_device
 from sightline.engine.distributed.processes import ALONE, JoinedProcesses, Processes
 from sightline.engine.distributed.sharding import Sharding
@@ -61,7 +62,12 @@ def build_training(
     loader = limited(problem.train_loader, config.limit_batches)
     lengths = [loader.batch_length(index) for index in range(loader.batches_per_epoch)]
     plan = plan_run(
-        config.accumulation, config.schedule, batch_lengths=lengths, epochs=config.epochs, steps=config.steps
+        config.accumulation,
+        config.schedule,
+        batch_lengths=lengths,
+        epochs=config.epochs,
+        steps=config.steps,
+        samples=config.samples,
     )
     assert config.precision != "auto", "settle() comes first"
     precision = Precision(config.precision, device=device)
@@ -91,8 +97,7 @@ def build_training(
     if config.watch is not None:
         matching_layers(task, config.watch.layers, key="watch.layers")
     if config.compile:
-        for module in task.modules_to_compile():
-            module.compile()
+        compile_modules(task.modules_to_compile(), config.compile)
     schedule = Schedule(
         config.schedule,
         lr=config.lr,

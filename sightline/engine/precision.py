@@ -192,15 +192,20 @@ def to_channels_last(module: nn.Module) -> None:
     module.to(memory_format=torch.channels_last)
 
 
-def set_deterministic(deterministic: bool) -> None:
+def choose_kernels(*, deterministic: bool, benchmark: bool | None = None) -> None:
     """Choose kernels that give the same bits every time, or the fastest ones.
 
-    With True, an operation that has no such kernel raises RuntimeError. On NVIDIA GPUs the environment variable
-    CUBLAS_WORKSPACE_CONFIG=:4096:8 must be set before the process first uses the device. On a CPU equal bits also
-    need an equal number of threads.
+    Args:
+        deterministic: Whether bits count.
+        benchmark: Whether cuDNN tries its kernels on every new shape and keeps the fastest; by default where bits do
+            not count, since the kernel that wins may be another one every time.
+
+    With ``deterministic`` an operation that has no such kernel raises RuntimeError. On NVIDIA GPUs the environment
+    variable CUBLAS_WORKSPACE_CONFIG=:4096:8 must be set before the process first uses the device. On a CPU equal bits
+    also need an equal number of threads.
     """
     torch.backends.cudnn.deterministic = deterministic
-    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.benchmark = not deterministic if benchmark is None else benchmark
     direct = getattr(torch._C, "_set_deterministic_algorithms", None)
     if direct is None or "torch._inductor" in sys.modules:
         torch.use_deterministic_algorithms(deterministic)

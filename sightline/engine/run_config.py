@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from sightline.engine.callbacks.histograms import HistogramConfig
 from sightline.engine.callbacks.user_callbacks import CallbackConfig
 from sightline.engine.callbacks.watch import WatchConfig
 from sightline.engine.checkpoint.retention import BestBy, CheckpointConfig, KeepBest, KeepImprovements
+from sightline.engine.device import device_name, gpus_of
 from sightline.engine.distributed.processes import WHOLE, Share
 from sightline.engine.distributed.sharding import FsdpConfig
 from sightline.engine.ema import EmaConfig
@@ -36,16 +36,10 @@ PathText = Annotated[Path, BeforeValidator(expand_path)]
 """A path; ``~`` and environment variables are expanded."""
 
 
-def _known_device(name: object) -> object:
-    if isinstance(name, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
-        return name
-    numbers = re.findall(r"\d+", str(name))
-    cure = "give auto, cpu, cuda, cuda:0 (the first GPU), cuda:1, ... or mps"
-    if len(numbers) == 1 and str(name) == numbers[0]:
-        cure = f"the GPU of that number is cuda:{numbers[0]}"
-    elif len(numbers) > 1:
-        cure = f"for a process on each of {len(numbers)} GPUs give devices={len(numbers)}"
-    raise ValueError(f"no device {name!r}; {cure}")
+def _whether_to_compile(value: object) -> object:
+    if not isinstance(value, bool) and value != "try":
+        raise ValueError(f"must be true, false or try, got {value!r}")
+    return value
 
 
 def _known_duration(value: object) -> object:
@@ -81,16 +75,20 @@ class RunConfig(Config):
     """One run. The keys that people turn most stand at the top level."""
 
     evaluation_keys: ClassVar[tuple[str, ...]] = (
-        "batch_size", "device", "precision", "channels_last", "deterministic", "workers", "threads", "evaluate.loss",
+        "batch_size", "device", "precision", "channels_last", "deterministic", "cudnn_benchmark", "workers", "threads",
+        "evaluate.loss",
     )  # fmt: skip
     """Keys and groups that change the evaluation of a trained model."""
 
     recipe: str = ""
     """Name of the recipe that this run began with."""
     epochs: PositiveInt | None = None
-    """Passes over the training data. Give either epochs or steps."""
+    """Passes over the training data. Give one of epochs, steps and samples."""
     steps: PositiveInt | None = None
-    """Optimizer steps. Give either epochs or steps."""
+    """Optimizer steps. Give one of epochs, steps and samples."""
+    samples: PositiveInt | None = None
+    """Training samples, over all epochs and processes: the run ends with the step that reaches them. Give one of
+    epochs, steps and samples."""
     batch_size: Annotated[PositiveInt | Literal["auto"], BeforeValidator(number_or_auto)] = 16
     """Samples per (micro-)batch, over all processes. auto becomes the largest number whose step fits into a share of
     the free memory, and the run's config.yaml says which."""
@@ -102,18 +100,23 @@ class RunConfig(Config):
     """Learning rate that the schedule and the parameter groups multiply."""
     seed: NonNegativeInt = 0
     """Decides every random number of the run."""
-    device: Annotated[str, BeforeValidator(_known_device)] = "auto"
-    """auto takes the first GPU, or the CPU where there is none."""
+    device: Annotated[str, BeforeValidator(device_name)] = "auto"
+    """auto takes the first GPU, or the CPU where there is none. cuda:1 or 1 takes the second one; cuda:0,2 or 0,2
+    starts a process on each of these."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward pass; weights, averages and checkpoints stay in fp32. auto becomes bf16 where the
     device has it, else fp32, and the run's config.yaml says which."""
     channels_last: bool = False
     """Keep images and weights in channels-last memory order: faster convolutions on most devices."""
-    compile: bool = False
-    """Compile the task with torch.compile: slow first steps, faster later ones."""
+    compile: Annotated[bool | Literal["try"], BeforeValidator(_whether_to_compile)] = False
+    """Compile the task with torch.compile: slow first steps, faster later ones. try runs it as it is written where it
+    cannot be compiled as a whole, and says why."""
     deterministic: bool = False
     """Use only GPU kernels that give the same bits every time: slower, and an error where an operation has none. A CPU
     gives the same bits anyway, for the same number of threads."""
+    cudnn_benchmark: bool | None = None
+    """On a GPU, let cuDNN try its kernels on every new shape and keep the fastest: slow first steps, faster later ones,
+    and no good where shapes change all the time. When left out it does unless deterministic=true, which forbids it."""
     devices: PositiveInt = 1
     """Processes to start on this machine, one a device. Under torchrun, srun or mpirun their number counts instead."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
@@ -174,10 +177,29 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
+        if [self.epochs, self.steps, self.samples].count(None) != 2:
             raise ValueError(
-                f"give either epochs or steps, not both (epochs={self.epochs}, steps={self.steps}); "
-                "set the other one to null"
+                f"give one of epochs, steps and samples (epochs={self.epochs}, steps={self.steps}, "
+                f"samples={self.samples}); set the others to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_count_of_processes(self) -> Self:
+        gpus = gpus_of(self.device)
+        if len(gpus) > 1 and self.devices not in (1, len(gpus)):
+            raise ValueError(
+                f"device={self.device} is {len(gpus)} GPUs, but devices={self.devices}; leave devices out, every GPU "
+                "named has a process"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_search_among_equal_bits(self) -> Self:
+        if self.deterministic and self.cudnn_benchmark:
+            raise ValueError(
+                "cudnn_benchmark=true takes whichever kernel is fastest that time, and deterministic=true the same one "
+                "every time; leave one out"
             )
         return self
 
@@ -197,7 +219,7 @@ class RunConfig(Config):
     def _shards_suffice(self) -> Self:
         if self.strategy == "fsdp":
             for key, is_set in (
-                ("compile=true", self.compile),
+                (f"compile={str(self.compile).lower()}", bool(self.compile)),
                 ("batch_size=auto", self.batch_size == "auto"),
                 ("histograms", self.histograms is not None),
                 ("rollback.keep_on=host", self.rollback.keep_on == "host"),
@@ -205,6 +227,16 @@ class RunConfig(Config):
                 if is_set:
                     raise ValueError(f"{key} needs whole weights, and strategy=fsdp keeps parts: take strategy=ddp")
         return self
+
+    @classmethod
+    def useless(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """A number of processes gives way to GPUs by their numbers, a search for kernels to those of the same bits."""
+        try:
+            many = len(gpus_of(device_name(values["device"]))) > 1
+        except ValueError:  # told when all values are checked
+            many = False
+        idle = ("devices",) if many else ()
+        return (*idle, "cudnn_benchmark") if values["deterministic"] is True else idle
 
     def deciding(self) -> dict[str, BestBy]:
         """By key, what says which figure decides something: the best checkpoint, what is kept, an early end."""
@@ -215,6 +247,11 @@ class RunConfig(Config):
         if self.early_stopping is not None and self.early_stopping.by is not None:
             found["early_stopping.by"] = self.early_stopping.by
         return found
+
+    @property
+    def processes_here(self) -> int:
+        """Processes that the run has on this machine, unless a launcher has started others."""
+        return max(self.devices, len(gpus_of(self.device)))
 
     @property
     def samples_per_batch(self) -> int:
@@ -232,8 +269,15 @@ class RunConfig(Config):
         idle = {}
         if self.ema is None and self.evaluate.weights == "ema":
             idle["evaluate.weights"] = "there are no averaged weights (ema=null)"
-        if self.devices > 1 and self.device not in ("auto", "cpu", "cuda"):
-            idle["device"] = f"devices={self.devices} gives every process a device of its own; say cpu or cuda"
+        if len(gpus_of(self.device)) > 1:
+            idle["devices"] = f"every GPU of device={self.device} has a process"
+        elif self.devices > 1 and self.device not in ("auto", "cpu", "cuda"):
+            idle["device"] = (
+                f"devices={self.devices} gives every process a device of its own; say cpu or cuda, or name a GPU for "
+                "each (0,1) in place of devices"
+            )
+        if self.deterministic:
+            idle["cudnn_benchmark"] = "nothing is tried (deterministic=true)"
         if self.batch_size != "auto" and self.accumulation.full_window(self.batch_size) == 1:
             idle["accumulation.exact"] = "every micro-batch is an update (accumulation.every=1)"
         if self.optimizer.decay_follows_batch and self.accumulation.nominal_batch_size is None:

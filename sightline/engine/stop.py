@@ -124,9 +124,13 @@ class StopRequest:
                 self._file.unlink()
                 self.say(f"{self._file} was left from an earlier session and is taken away")
 
-    def watch_parent(self) -> None:
-        """Stop when the process that started this one is gone."""
-        self._parent = os.getppid()
+    def watch_parent(self, parent: int | None = None) -> None:
+        """Stop when the process that started this one is gone.
+
+        Args:
+            parent: Its number, where it may be gone already; the present parent without it.
+        """
+        self._parent = os.getppid() if parent is None else parent
 
     def ask(self, reason: str) -> None:
         """Ask for a stop.

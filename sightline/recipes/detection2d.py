@@ -87,7 +87,7 @@ class Detection2DRun(RunConfig, abc.ABC):
         return idle
 
     @abc.abstractmethod
-    def build_detector(self, num_classes: int) -> nn.Module:
+    def build_detector(self, class_names: Sequence[str]) -> nn.Module:
         """The model, a ``Detector2D``, with fresh weights."""
 
     def open(self, *, training: bool = True, share: Share = WHOLE) -> Problem:
@@ -104,7 +104,7 @@ class Detection2DRun(RunConfig, abc.ABC):
         val = self.read_split(source, self.data.val_split, messages)
         train = self.read_split(source, self.data.train_split, messages) if training else None
         seed_everything(self.seed)
-        detector = self.build_detector(len(val.class_names))
+        detector = self.build_detector(val.class_names)
         task = Detection2D(detector, class_names=val.class_names, annotations=val)
         return Problem(
             task=task,

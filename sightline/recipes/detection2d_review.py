@@ -86,7 +86,7 @@ def review_data(config: Detection2DRun, *, decode: bool, tell: Callable[[str], N
     if any(split not in source.held for split in used):
         return DataReview(None, findings)
     findings += _of_classes(source.held[config.data.train_split], source.held[config.data.val_split])
-    size, findings_of_size = _of_size(config, len(source.class_names))
+    size, findings_of_size = _of_size(config, source.class_names)
     findings += findings_of_size
     memory, disk = _caches(config, [source.held[split] for split in used])
 
@@ -183,11 +183,13 @@ def _of_classes(train: ImageAnnotations, val: ImageAnnotations) -> list[Finding]
     return findings
 
 
-def _of_size(config: Detection2DRun, num_classes: int) -> tuple[int, list[Finding]]:
+def _of_size(config: Detection2DRun, class_names: Sequence[str]) -> tuple[int, list[Finding]]:
     """A size of images that the model takes, and what is wrong with the one that was given."""
     try:
         with torch.device("meta"):
-            stride = int(cast(Any, config.build_detector(num_classes)).stride)
+            stride = int(cast(Any, config.build_detector(class_names)).stride)
+    except UserError:  # opening the data tells it
+        return config.image_size, []
     except ValueError as error:
         return config.image_size, [Finding("model", "problem", str(error))]
     size = fitting_size(config.image_size, stride)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from sightline.data.transforms.augment import ImageAugmentConfig
@@ -24,9 +26,9 @@ class YOLOv7Run(Detection2DRun):
 
     model: YOLOv7Config = YOLOv7Config()
 
-    def build_detector(self, num_classes: int) -> nn.Module:
+    def build_detector(self, class_names: Sequence[str]) -> nn.Module:
         """YOLOv7 with fresh weights."""
-        return YOLOv7(self.model, num_classes=num_classes, image_size=self.image_size)
+        return YOLOv7(self.model, num_classes=len(class_names), image_size=self.image_size, class_names=class_names)
 
     def preflight_findings(self, problem: Problem) -> list[Finding]:
         """The anchors against the boxes."""

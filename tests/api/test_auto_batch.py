@@ -73,7 +73,7 @@ def test_every_process_gets_the_batch_that_fits(monkeypatch, processes, expected
         "measure",
         lambda self, n: Measured(n, 1000 * n, 0.0) if n <= len(self.batch) else None,
     )
-    config, how = find_batch_size(toy(samples=100), CPU, processes=processes, on_this_machine=processes)
+    config, how = find_batch_size(toy(data_samples=100), CPU, processes=processes, on_this_machine=processes)
     assert config.batch_size == expected
     assert "A step takes 0 MB (measured); 0 MB are free, of which it may take 70%" in how
     assert ("16 for each of 3 processes" in how) == (processes == 3)
@@ -81,13 +81,13 @@ def test_every_process_gets_the_batch_that_fits(monkeypatch, processes, expected
 
 
 def test_real_steps_of_a_toy_are_tried_up_to_all_samples():
-    config, how = find_batch_size(toy(samples=12), CPU)
+    config, how = find_batch_size(toy(data_samples=12), CPU)
     assert config.batch_size == 12
     assert how.endswith("there are no more samples")
 
 
 def test_running_out_of_memory_ends_the_search(monkeypatch):
-    config = toy(samples=100)
+    config = toy(data_samples=100)
     problem = config.but(batch_size=64).open()
     forward = problem.task.forward
 

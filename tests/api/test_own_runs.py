@@ -50,7 +50,7 @@ def test_its_configuration_comes_back_value_by_value_and_can_be_changed(tmp_path
     config = toy_run(width=4, epochs=1, ema=None, freeze=("net.0.*",))
     run = trained(config, tmp_path / "run").run_dir
     assert api.resolve(None, from_run=run)[0] == config
-    assert api.resolve(None, ["epochs=3", "samples=30"], from_run=run)[0] == config.but(epochs=3, samples=30)
+    assert api.resolve(None, ["epochs=3", "data_samples=30"], from_run=run)[0] == config.but(epochs=3, data_samples=30)
     with pytest.raises(ConfigError, match="width"):
         api.resolve(None, ["widht=3"], from_run=run)
 

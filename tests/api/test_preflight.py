@@ -139,7 +139,7 @@ def test_a_batch_that_would_not_fit_is_not_tried_and_the_largest_that_fits_is_na
         return forward(task, batch)
 
     monkeypatch.setattr(ToyTask, "forward", noted)
-    report = api.preflight(WideRun(**toy_run(batch_size=1000, samples=2000).model_dump()))
+    report = api.preflight(WideRun(**toy_run(batch_size=1000, data_samples=2000).model_dump()))
     (said,) = of(report, "memory", "problem")
     assert "1000 samples" in said
     assert "(estimated from smaller batches)" in said

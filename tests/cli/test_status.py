@@ -25,7 +25,7 @@ def works(folder):
         return forward(task, batch)
 
     ToyTask.forward = slow
-    config = toy_run(samples=12000, epochs=1, log={"heartbeat_seconds": 0.01, "trackers": []})
+    config = toy_run(data_samples=12000, epochs=1, log={"heartbeat_seconds": 0.01, "trackers": []})
     api.train(config, out=folder / "run", console=quiet())
 
 

@@ -155,7 +155,7 @@ class Noise(NamedTuple):
 def run(name: str, noise: Noise | None = None) -> np.ndarray:
     """(steps, columns) of a run; with noise its weights begin a little off, relatively."""
     config = RUNS[name]
-    detector = config.build_detector(NUM_CLASSES).double()
+    detector = config.build_detector([str(number) for number in range(NUM_CLASSES)]).double()
     start(detector)
     if noise is not None:
         with torch.no_grad():

@@ -108,6 +108,41 @@ def test_a_run_counted_in_steps_is_the_beginning_of_one_counted_in_epochs(config
     assert (plan.length.epochs - 1) * len(lengths) < plan.length.iterations <= plan.length.epochs * len(lengths)
 
 
+@settings(max_examples=150)
+@given(config=configs, lengths=epochs_of_batches, samples=st.integers(1, 2000), warmup=st.integers(0, 120))
+def test_a_run_counted_in_samples_ends_with_the_step_that_reaches_them(config, lengths, samples, warmup):
+    plan = AccumulationPlan(config, batch_lengths=lengths, samples=samples, warmup_iterations=warmup)
+    *_, last = windows(plan)
+    seen = [lengths[i % len(lengths)] for i in range(plan.length.iterations)]
+    assert sum(seen[: last[0]]) < samples <= sum(seen)
+    counted = AccumulationPlan(config, batch_lengths=lengths, steps=plan.length.steps, warmup_iterations=warmup)
+    assert counted.length == plan.length
+
+
+def test_epochs_steps_and_samples_are_three_ways_to_say_one_length():
+    # 10 batches of 8 and one of 3, two a step: 6 steps and 83 samples an epoch.
+    ways = ({"epochs": 3}, {"steps": 18}, {"samples": 249}, {"samples": 247})
+    warmup = ScheduleConfig(warmup=WarmupConfig(epochs=3, max_fraction=0.2))
+    plans = [plan_run(AccumulationConfig(every=2), warmup, batch_lengths=[8] * 10 + [3], **way) for way in ways]
+    assert {plan.length.steps for plan in plans} == {18}
+    assert {plan.length.iterations for plan in plans} == {33}
+    assert [plan.length.warmup_iterations for plan in plans] == [
+        6,
+        7,
+        6,
+        6,
+    ]  # a fifth of 33; steps count full windows, 36
+    longer = plan_run(AccumulationConfig(every=2), warmup, batch_lengths=[8] * 10 + [3], samples=250)
+    assert (longer.length.steps, longer.length.epochs, longer.length.iterations) == (19, 4, 35)
+
+
+def test_a_hundred_million_samples_are_planned_at_once():
+    start = time.process_time()
+    plan = AccumulationPlan(AccumulationConfig(), batch_lengths=[16] * 6999 + [3], samples=100_000_000)
+    assert plan.length.iterations == 892 * 7000 + 6725  # 107,596 samples after 892 epochs of 111,987
+    assert time.process_time() - start < 0.2
+
+
 def test_two_million_iterations_are_planned_and_jumped_into_at_once():
     start = time.process_time()
     config = AccumulationConfig(nominal_batch_size=64, ramp=True)
@@ -163,9 +198,12 @@ def test_a_contradiction_is_refused(keys, message):
         AccumulationConfig(**keys)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"epochs": 1, "steps": 1}, {"epochs": 0}, {"steps": 0}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"epochs": 1, "steps": 1}, {"steps": 1, "samples": 1}, {"epochs": 0}, {"steps": 0}, {"samples": 0}],
+)
 def test_a_run_has_one_length(arguments):
-    with pytest.raises(ValueError, match="either epochs or steps"):
+    with pytest.raises(ValueError, match="one of epochs, steps and samples"):
         AccumulationPlan(AccumulationConfig(), batch_lengths=[1], **arguments)
 
 

@@ -261,12 +261,12 @@ from sightline.engine.accumulation import AccumulationConfig, plan_run
 from sightline.engine.clip import clip_grad_norm, non_finite
 from sightline.engine.ema import Ema, EmaConfig
 from sightline.engine.optim import OptimizerConfig, build_optimizer
-from sightline.engine.precision import Precision, set_deterministic
+from sightline.engine.precision import Precision, choose_kernels
 from sightline.engine.schedule import Schedule, ScheduleConfig
 from sightline.engine.seed import reseed, seed_everything
 
 seed_everything(1)
-set_deterministic(True)
+choose_kernels(deterministic=True)
 device = torch.device("cpu")
 for kind in ("sgd", "adam", "adamw"):
     net = torch.nn.Linear(3, 2)

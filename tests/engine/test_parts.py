@@ -17,7 +17,7 @@ from tests.engine.sessions import StopAt, final_state, session
 from tests.engine.toy import toy_run
 from tests.together import together
 
-PLAIN = {"dropout": 0.0, "batch_size": 8, "log": {"every_steps": 1, "trackers": []}, "samples": 43}
+PLAIN = {"dropout": 0.0, "batch_size": 8, "log": {"every_steps": 1, "trackers": []}, "data_samples": 43}
 
 
 class SmallMemory(Callback):

@@ -2,10 +2,15 @@ import pytest
 import torch
 from torch import nn
 
+from sightline.api.configuration import resolve
+from sightline.api.inference import refuse_unused
 from sightline.config.errors import ConfigError, RunError
 from sightline.engine.optim import OptimizerConfig, build_optimizer
-from sightline.engine.precision import LossScaler, Precision, ScalerConfig, set_deterministic, to_channels_last
+from sightline.engine.precision import LossScaler, Precision, ScalerConfig, choose_kernels, to_channels_last
 from sightline.engine.schedule import GroupValues
+from sightline.recipes import recipe
+from tests.engine.sessions import session
+from tests.engine.toy import toy_run
 
 CPU = torch.device("cpu")
 
@@ -142,11 +147,37 @@ def test_channels_last_changes_the_layout_and_not_the_values():
 
 def test_deterministic_kernels_can_be_switched_on_and_off():
     try:
-        set_deterministic(True)
+        choose_kernels(deterministic=True)
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
     finally:
-        set_deterministic(False)
+        choose_kernels(deterministic=False)
     assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
+
+
+def test_the_search_for_the_fastest_kernels_has_a_switch_of_its_own():
+    try:
+        choose_kernels(deterministic=False, benchmark=False)
+        assert not torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
+        choose_kernels(deterministic=False, benchmark=True)
+        assert torch.backends.cudnn.benchmark
+    finally:
+        choose_kernels(deterministic=False)
+
+
+@pytest.mark.parametrize("given", [True, False, None])
+def test_a_run_on_a_cpu_may_say_so_too_and_an_evaluation_of_it(given, tmp_path):
+    config = toy_run(epochs=1, cudnn_benchmark=given)
+    assert session(config, tmp_path / "run").outcome == "done"
+    refuse_unused([f"cudnn_benchmark={given}"], config.evaluation_keys, "an evaluation")
+
+
+def test_bits_that_never_change_leave_nothing_to_search_for():
+    with pytest.raises(ValueError, match="cudnn_benchmark=true takes whichever kernel is fastest that time"):
+        toy_run(deterministic=True, cudnn_benchmark=True)
+    with pytest.raises(ConfigError, match="cudnn_benchmark=False has no effect: nothing is tried"):
+        resolve("yolov7-tiny", ["deterministic=true", "cudnn_benchmark=false"])
+    config, _ = resolve(recipe("yolov7-tiny").but(cudnn_benchmark=True), ["deterministic=true"])
+    assert config.cudnn_benchmark is None
 
 
 @pytest.mark.gpu

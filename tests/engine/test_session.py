@@ -5,13 +5,19 @@ import shlex
 
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.utils import counters
 
 from sightline.config.errors import RunError
+from sightline.engine.building import build_training
 from sightline.engine.callback import Callback
 from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
+from sightline.engine.console import Console
 from sightline.engine.finite import NonFiniteError
 from sightline.engine.going_on import how_to_resume
+from sightline.engine.run_folder.run_log import RunLog
+from sightline.engine.run_folder.status import read_status
 from tests.engine.sessions import StopAt, final_state, session
 from tests.engine.toy import ToyTask, toy_run
 from tests.forked import forked
@@ -67,6 +73,83 @@ def test_a_compiled_task_has_the_losses_of_the_plain_one(tmp_path):
         return [row["values"]["loss"] for row in rows if row["kind"] == "train"]
 
     assert losses("compiled", compile=True) == pytest.approx(losses("plain"), rel=1e-4)
+
+
+class Undecided(ToyTask):
+    """Looks at a number before it goes on, which no graph can hold."""
+
+    def logits(self, batch):
+        found = super().logits(batch)
+        return found if found.sum().item() > 1e9 else found * 1.0
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_runs_as_it_is_written_and_that_is_told_once(tmp_path):
+    config = toy_run(epochs=2, compile="try")
+
+    def tried() -> None:
+        problem = config.open()
+        problem.task.__class__ = Undecided
+        with RunLog(Console(io.StringIO(), is_terminal=False)) as log:
+            (tmp_path / "tried").mkdir()
+            log.open(tmp_path / "tried")
+            session(config, tmp_path / "tried", problem=problem)
+
+    # The compiler starts threads of autograd, after which no child of this process could train any more.
+    assert os.waitstatus_to_exitcode(os.waitpid(forked(tried), 0)[1]) == 0
+    session(config.but(compile=False), tmp_path / "plain")
+    assert final_state(tmp_path / "tried") == final_state(tmp_path / "plain")
+    told = [line for line in (tmp_path / "tried" / "log.txt").read_text().splitlines() if "compile=try" in line]
+    assert "WARNING compile=try: Undecided runs as it is written: " in told[0]
+    assert "data-dependent" in told[0] and len([line for line in told if "WARNING" in line]) == 1
+
+
+@pytest.mark.slow
+def test_what_can_be_compiled_is_also_where_it_is_only_tried(tmp_path):
+    def compiled() -> None:
+        config = toy_run(compile="try", dropout=0.0)
+        problem = config.open()
+        training, batch = build_training(config, problem), next(problem.train_loader.iterate(epochs=1)).batch
+        before = counters["stats"]["unique_graphs"]
+        tried = training.module(batch)
+        assert counters["stats"]["unique_graphs"] == before + 1
+        training.task._compiled_call_impl = None
+        torch.testing.assert_close(training.module(batch), tried)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(forked(compiled), 0)[1]) == 0
+
+
+def test_a_compiler_that_fails_costs_no_step_and_an_error_of_the_model_is_its_own(tmp_path, monkeypatch, caplog):
+    def hopeless(call, **options):
+        def compiled(*inputs):
+            raise BackendCompilerFailed(compiled, RuntimeError("no C++ compiler found"), None)
+
+        return compiled
+
+    config = toy_run(compile="try")
+    monkeypatch.setattr(torch, "compile", hopeless)
+    assert session(config, tmp_path / "tried").outcome == "done"
+    assert [record.getMessage() for record in caplog.records if "compile=try" in record.getMessage()] == [
+        "compile=try: ToyTask runs as it is written: backend='compiled' raised: RuntimeError: no C++ compiler found"
+    ]
+    session(config.but(compile=False), tmp_path / "plain")
+    assert final_state(tmp_path / "tried") == final_state(tmp_path / "plain")
+    monkeypatch.setattr(torch, "compile", lambda call, **options: call)
+    monkeypatch.setattr(ToyTask, "forward", lambda self, batch: {}["lost"])
+    with pytest.raises(KeyError, match="lost"):
+        session(config, tmp_path / "wrong")
+
+
+def test_a_run_of_so_many_samples_is_one_of_so_many_steps_also_after_a_stop(tmp_path):
+    # 22 samples an epoch in 6 batches: 44 after 12 steps, 48 after 13, 52 after 14.
+    config = toy_run(epochs=None, samples=50)
+    assert session(config, tmp_path / "samples").step == 14
+    assert read_status(tmp_path / "samples").total_steps == 14
+    session(toy_run(epochs=None, steps=14), tmp_path / "steps")
+    assert session(config.but(stop_at_epoch=1), tmp_path / "stopped").outcome == "stopped"
+    assert session(config, tmp_path / "stopped", resume=True).outcome == "done"
+    assert final_state(tmp_path / "samples") == final_state(tmp_path / "steps") == final_state(tmp_path / "stopped")
+    assert session(config.but(samples=53), tmp_path / "stopped", resume=True).step == 15
 
 
 def test_every_sample_is_seen_once_an_epoch(tmp_path):

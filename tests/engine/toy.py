@@ -137,7 +137,7 @@ class ToyTask(Task):
 
 
 class ToyRun(RunConfig):
-    samples: int = 22
+    data_samples: int = 22
     width: int = 8
     dropout: float = 0.2
 
@@ -145,7 +145,7 @@ class ToyRun(RunConfig):
         seed_everything(self.seed)
         return Problem(
             task=ToyTask(self.width, self.dropout),
-            train_loader=ToyLoader(self.samples, self.samples_per_batch, seed=self.seed, share=share),
+            train_loader=ToyLoader(self.data_samples, self.samples_per_batch, seed=self.seed, share=share),
             eval_loader=ToyLoader(9, 4, seed=1, shuffle=False, share=share),
             figures=("accuracy",),
         )

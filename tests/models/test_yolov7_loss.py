@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
+from sightline.config.errors import ConfigError
 from sightline.losses.box_iou import paired_overlap
 from sightline.models.yolov7 import targets as targets_module
 from sightline.models.yolov7.loss import YOLOv7Loss, YOLOv7LossConfig, _Gather, _write_last
@@ -226,6 +227,60 @@ def test_one_perfect_positive_by_hand():
     assert losses["box"].item() == pytest.approx(0, abs=1e-6)
     assert losses["objectness"].item() == pytest.approx((4 + 1 + 0.4) * log2, rel=1e-5)
     assert losses["class"].item() == pytest.approx(log2 * CLASSES / 80, rel=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.5])
+def test_classes_count_by_their_weights_each_by_the_class_of_its_box(gamma):
+    raw, targets = outputs(), truth((5, 3, 6))
+    plain = loss_of(focal_gamma=gamma)(raw, targets, (96, 128))
+    weights, names = (3.0, 0.0, 1.0, 0.5), [str(number) for number in range(CLASSES)]
+    found = loss_of(focal_gamma=gamma, class_weights=weights)(raw, targets, (96, 128))
+    # Each level's mean over positives and classes, with weights: by hand from the positives that the loss names.
+    judge, expected = loss_of(focal_gamma=gamma), 0.0
+    positives = judge.positives(raw, targets, (96, 128))[0]
+    for level, here in enumerate(positives.by_level(3)):
+        logits = raw[level][here.image, here.anchor, here.row, here.column][:, 5:]
+        wanted = F.one_hot(targets.labels[here.target], CLASSES).float()
+        p_true = (wanted * logits.sigmoid() + (1 - wanted) * (1 - logits.sigmoid())).clamp(min=1e-30)
+        damping = (0.25 * wanted + 0.75 * (1 - wanted)) * (1 - p_true) ** gamma if gamma else 1.0
+        row_weights = torch.tensor(weights)[targets.labels[here.target], None]
+        if len(here.target):
+            expected += float((-p_true.log() * damping * row_weights).mean())
+    assert float(found["class"]) == pytest.approx(expected * judge.gains.label, rel=1e-4)
+    assert (found["box"], found["objectness"]) == (plain["box"], plain["objectness"])
+    by_name = loss_of(class_weights=[["0", 3], ["1", 0], ["3", 0.5]]).config
+    assert by_name.class_weights_of(names) == weights
+
+
+def test_equal_weights_of_classes_are_a_factor_and_ones_change_nothing():
+    raw, targets = outputs(), truth((5, 3, 6))
+    plain, ones, twos = (
+        loss_of(class_weights=weights)(raw, targets, (96, 128))["class"] for weights in (None, [1] * 4, [2] * 4)
+    )
+    torch.testing.assert_close(ones, plain, rtol=1e-6, atol=0)
+    torch.testing.assert_close(twos, 2 * plain, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "weights", [[], 2, "car", [1, -1], [1, float("nan")], [1, float("inf")], [True, 1], [["car", 1], 2], [["car"]],
+                [["car", "2"]], [["car", 1], ["car", 2]], {"car": 2}]
+)  # fmt: skip
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(ValidationError, match="class_weights"):
+        YOLOv7LossConfig(class_weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("weights", "names", "words"),
+    [
+        ([1, 2], ["car", "bus", "van"], r"2 weights for 3 classes \(car, bus, van\)"),
+        ([["buss", 2]], ["car", "bus"], "no class 'buss'. Did you mean 'bus'"),
+        ([["car", 2]], ["car"], "there is no class loss"),
+    ],
+)
+def test_weights_of_other_classes_are_refused(weights, names, words):
+    with pytest.raises(ConfigError, match=words):
+        YOLOv7LossConfig(class_weights=weights).class_weights_of(names)
 
 
 def test_a_single_class_has_no_class_loss():

@@ -49,7 +49,8 @@ def losses_and_gradients(processes, config, count):
 @pytest.mark.parametrize("assignment", ["anchor", "ota"])
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_losses_and_gradients_are_those_of_one_process(assignment, count):
-    config = YOLOv7Config(variant="tiny", width=0.125, loss=YOLOv7LossConfig(assignment=assignment))
+    loss = YOLOv7LossConfig(assignment=assignment, class_weights=(2.0, 1.0, 0.5))
+    config = YOLOv7Config(variant="tiny", width=0.125, loss=loss)
     ((losses, gradients),) = together(1, losses_and_gradients, config, 1)
     for found_losses, found in together(count, losses_and_gradients, config, count):
         assert found_losses == pytest.approx(losses, rel=1e-6)

@@ -10,8 +10,9 @@ import torch
 
 from sightline.config.errors import ConfigError
 from sightline.config.override import leaves
-from sightline.engine.device import pick_device
-from sightline.engine.distributed.launch import find_launch
+from sightline.config.printable import counted
+from sightline.engine.device import gpus_of, pick_device
+from sightline.engine.distributed.launch import Launch, find_launch
 from sightline.engine.distributed.processes import ALONE, JoinedProcesses, LostProcessError, Processes, is_lost
 from sightline.engine.run_config import RunConfig
 
@@ -36,17 +37,15 @@ def joined(config: C | None, recipe: Callable[[str], C]) -> Iterator[tuple[Proce
     launch = find_launch()
     if launch is None or launch.count == 1:
         assert config is not None, "a process that is alone knows its configuration"
+        if launch is not None:
+            _refuse_another_count(config, launch)
         yield ALONE, pick_device(config.device), config
         return
     may_shard = config is None or config.strategy == "fsdp"
     processes = JoinedProcesses(launch, may_shard=may_shard)
     try:
         agreed = _agreed(config, processes, recipe)
-        if agreed.devices not in (1, launch.local_count):
-            raise ConfigError(
-                f"devices={agreed.devices}, but the launcher has started {launch.local_count} processes on this "
-                "machine. Leave devices out: their number counts."
-            )
+        _refuse_another_count(agreed, launch)
         yield processes, pick_device(agreed.device, launch), agreed
     except Exception as error:
         if isinstance(error, LostProcessError) or not is_lost(error):
@@ -54,6 +53,18 @@ def joined(config: C | None, recipe: Callable[[str], C]) -> Iterator[tuple[Proce
         raise LostProcessError("lost process: another one ended before the run began") from error
     finally:
         processes.close()
+
+
+def _refuse_another_count(config: RunConfig, launch: Launch) -> None:
+    """The launcher's number of processes counts; another one is a contradiction."""
+    if config.processes_here in (1, launch.local_count):
+        return
+    named = len(gpus_of(config.device)) > 1
+    given = f"device={config.device}" if named else f"devices={config.devices}"
+    cure = "Start as many as you name GPUs, or use device=cuda." if named else "Leave devices out: their number counts."
+    raise ConfigError(
+        f"{given}, but the launcher has started {counted(launch.local_count, 'process')} on this machine. {cure}"
+    )
 
 
 def _agreed(config: C | None, processes: Processes, recipe: Callable[[str], C]) -> C:

@@ -6,6 +6,7 @@ Shapes: B images of H x W pixels, K classes.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class YOLOv7(nn.Module):
         config: The whole model.
         num_classes: K.
         image_size: Side of the square training input, pixels; scales the weight of the objectness.
+        class_names: (K,) for a loss with weights by name; their numbers by default.
 
     Attributes:
         network: Images to raw predictions; its state is the model's weights.
@@ -32,9 +34,12 @@ class YOLOv7(nn.Module):
 
     Raises:
         ValueError: If there is no class.
+        ConfigError: If the weights of classes do not fit.
     """
 
-    def __init__(self, config: YOLOv7Config, *, num_classes: int, image_size: int) -> None:
+    def __init__(
+        self, config: YOLOv7Config, *, num_classes: int, image_size: int, class_names: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.config = config
         self.network = YOLOv7Network(config, num_classes)
@@ -44,6 +49,7 @@ class YOLOv7(nn.Module):
             strides=self.network.strides,
             num_classes=num_classes,
             image_size=image_size,
+            class_names=class_names,
         )
         self.stride = self.network.stride
 

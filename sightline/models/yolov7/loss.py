@@ -3,15 +3,18 @@
 Shapes: B images, L levels, A anchors a level, H x W cells, K classes, M true boxes, P positives of a level.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from sightline.config.base import Config
+from sightline.config.errors import ConfigError, did_you_mean
+from sightline.config.printable import counted, printable
 from sightline.losses.box_iou import paired_overlap
 from sightline.losses.focal import sigmoid_focal_loss
 from sightline.losses.smoothing import smooth_one_hot
@@ -24,6 +27,30 @@ LEVEL_BALANCE: dict[int, tuple[float, ...]] = {3: (4.0, 1.0, 0.4)}
 """Weight of the objectness of each level, finest first."""
 
 MANY_LEVELS_BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
+
+
+ClassWeights = tuple[float, ...] | tuple[tuple[str, float], ...]
+
+
+def _known_weights(given: object) -> object:
+    if given is None:
+        return None
+    found = list(given) if isinstance(given, list | tuple) else []
+    pairs = [one for one in found if isinstance(one, list | tuple) and len(one) == 2 and isinstance(one[0], str)]
+    weights = [pair[1] for pair in pairs] if pairs else found
+    if not found or (pairs and len(pairs) != len(found)) or not all(map(_is_weight, weights)):
+        raise ValueError(
+            "give a weight of 0 or more for each class ([1, 2, 1]), or for some by name ([[pedestrian, 2]]), "
+            f"not {given!r}"
+        )
+    names = [pair[0] for pair in pairs]
+    if len(set(names)) != len(names):
+        raise ValueError(f"a class has two weights in {given!r}")
+    return given
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 class LossGains(NamedTuple):
@@ -53,6 +80,9 @@ class YOLOv7LossConfig(Config):
     """An anchor proposes itself for boxes whose sides differ by a factor below this."""
     focal_gamma: float = Field(0.0, ge=0)
     """Damping of easy answers in objectness and classes; 0 is plain cross-entropy."""
+    class_weights: Annotated[ClassWeights | None, BeforeValidator(_known_weights)] = None
+    """Factor of the class loss of a positive, by the class of its box: one for each class in their order ([1, 2, 1]),
+    or some by name ([[pedestrian, 2]]), where the others keep 1."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Class targets become 1 - s/2 and s/2."""
     objectness_iou_ratio: float = Field(1.0, ge=0, le=1)
@@ -76,6 +106,32 @@ class YOLOv7LossConfig(Config):
                 raise ValueError(f"{name} is used by assignment 'ota' only, and the assignment is 'anchor'.")
         return self
 
+    def class_weights_of(self, class_names: Sequence[str]) -> tuple[float, ...] | None:
+        """(K,) ``class_weights`` in the order of the classes; None where all count alike.
+
+        Raises:
+            ConfigError: If they are not those of the classes, or there is one class only, which has no class loss.
+        """
+        given = self.class_weights
+        if given is None:
+            return None
+        key, known = "model.loss.class_weights", printable(", ".join(class_names), limit=200)
+        if len(class_names) == 1:
+            raise ConfigError(f"{key}: with one class ({known}) there is no class loss to weigh. Leave it out.")
+        by_name = dict(pair for pair in given if isinstance(pair, tuple))
+        for name in by_name:
+            if name not in class_names:
+                near = did_you_mean(name, list(class_names)) or f" There are: {known}."
+                raise ConfigError(f"{key}: the data has no class {printable(name)!r}.{near}")
+        if by_name:
+            return tuple(by_name.get(name, 1.0) for name in class_names)
+        if len(given) != len(class_names):
+            raise ConfigError(
+                f"{key}: {counted(len(given), 'weight')} for {counted(len(class_names), 'class')} ({known}). Give one "
+                f"for each in this order, or some by name: [[{printable(class_names[0])}, 2]]."
+            )
+        return tuple(weight for weight in given if isinstance(weight, float))
+
     def gains(self, *, num_levels: int, num_classes: int, image_size: int) -> LossGains:
         """The weights for a model: each level counts 3 / levels, classes / 80, and (size / 640)^2 cells.
 
@@ -97,7 +153,8 @@ class YOLOv7Loss(nn.Module):
 
     Box: mean of 1 - CIoU over a level's positives, summed over levels. Objectness: cross-entropy of every
     anchor, against the CIoU that a positive reaches and 0 for the others, mean over a level, weighted by
-    level. Class: cross-entropy, mean over a level's positives and classes; none with a single class.
+    level. Class: cross-entropy, mean over a level's positives and classes, each positive times the weight of its
+    box's class; none with a single class.
 
     With twice as many outputs as levels, the second half are auxiliary heads (P6 models): they get
     positives from five instead of three cells, matched by the lead heads' predictions, and count ``aux_gain``.
@@ -108,9 +165,11 @@ class YOLOv7Loss(nn.Module):
         strides: Pixels per cell of each level.
         num_classes: K.
         image_size: Side of the square training input, pixels; scales the objectness weight.
+        class_names: (K,) for weights by name; their numbers by default.
 
     Raises:
         ValueError: If a shape or the number of level weights does not fit.
+        ConfigError: If the weights of classes do not fit.
 
     Reference:
         Wang et al., "YOLOv7: Trainable bag-of-freebies sets new state-of-the-art for real-time object
@@ -120,6 +179,7 @@ class YOLOv7Loss(nn.Module):
 
     anchors_px: Tensor
     balance: Tensor
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -129,6 +189,7 @@ class YOLOv7Loss(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         image_size: int,
+        class_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         check_shape("anchors_px", anchors_px, (len(strides), "A", 2))
@@ -142,6 +203,9 @@ class YOLOv7Loss(nn.Module):
         self.strides = tuple(int(stride) for stride in strides)
         self.num_classes = num_classes
         self.gains = config.gains(num_levels=num_levels, num_classes=num_classes, image_size=image_size)
+        weights = config.class_weights_of(class_names or [str(number) for number in range(num_classes)])
+        weighs = None if weights is None else torch.tensor(weights)
+        self.register_buffer("class_weights", weighs, persistent=False)
         self.register_buffer("anchors_px", anchors_px.detach().clone().float(), persistent=False)
         # Weights that drift are part of a run's state, fixed ones are not.
         self.register_buffer("balance", torch.tensor(balance), persistent=config.autobalance)
@@ -235,7 +299,8 @@ class YOLOv7Loss(nn.Module):
                 _write_last(truth, here, reached)
                 if self.num_classes > 1:
                     wanted = smooth_one_hot(labels[here.target], self.num_classes, self.config.label_smoothing, dtype)
-                    entropy = self._cross_entropy(rows[:, 5:], wanted, self.config.class_positive_weight)
+                    by_row = None if self.class_weights is None else self.class_weights[labels[here.target], None]
+                    entropy = self._cross_entropy(rows[:, 5:], wanted, self.config.class_positive_weight, by_row)
                     classes.append(_weighted(entropy, weights, 1 + i))
             entropy = self._cross_entropy(objectness, truth, self.config.objectness_positive_weight)
             objectnesses.append(_weighted(entropy, weights, 0))
@@ -255,13 +320,18 @@ class YOLOv7Loss(nn.Module):
         predicted = torch.cat((2 * probs[:, :2] - 0.5, (2 * probs[:, 2:]).square() * anchors), dim=1)
         return paired_overlap(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth), kind="ciou")
 
-    def _cross_entropy(self, logits: Tensor, wanted: Tensor, positive_weight: float) -> Tensor:
+    def _cross_entropy(
+        self, logits: Tensor, wanted: Tensor, positive_weight: float, by_row: Tensor | None = None
+    ) -> Tensor:
+        """Mean over all entries, each times its row's weight; the weights do not enter what it is divided by."""
+        by_row = None if by_row is None else by_row.to(logits.dtype)
         if self.config.focal_gamma > 0:
             gamma = self.config.focal_gamma
-            return sigmoid_focal_loss(logits, wanted, gamma=gamma, positive_weight=positive_weight).mean()
+            focal = sigmoid_focal_loss(logits, wanted, gamma=gamma, positive_weight=positive_weight)
+            return (focal if by_row is None else focal * by_row).mean()
         # With a weight even where it is 1, and the mean inside: rounded as in the recorded gradients.
         weight = logits.new_full((), positive_weight)
-        return F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weight)
+        return F.binary_cross_entropy_with_logits(logits, wanted, weight=by_row, pos_weight=weight)
 
     def _drift(self, level_objectness: Tensor) -> None:
         """Weights follow the inverse of each level's loss; the level of stride 16 stays 1."""

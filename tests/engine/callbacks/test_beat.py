@@ -46,7 +46,7 @@ class Watcher(Callback):
 def told(tmp_path, clock, **changes):
     """Seconds left by step: what was said, and what it came to."""
     watcher = Watcher(tmp_path / "run", clock)
-    config = toy_run(samples=200, batch_size=4, log={"heartbeat_seconds": 1e-9, "trackers": []}, **changes)
+    config = toy_run(data_samples=200, batch_size=4, log={"heartbeat_seconds": 1e-9, "trackers": []}, **changes)
     session(config, tmp_path / "run", callbacks=[watcher])
     return {step: (said, clock.now - when) for step, (said, when) in watcher.said.items()}
 

@@ -93,7 +93,7 @@ def assert_same_weights(folder, alone, *, tolerance=1e-6):
         {},
         {"accumulation": {"every": 4}, "max_grad_norm": 0.5},
         {"optimizer": {"kind": "adamw"}, "batch_size": 5},  # the last batch has two samples: none for a third process
-        {"sync_batch_norm": False, "samples": 24, "batch_size": 6},  # without common statistics losses differ
+        {"sync_batch_norm": False, "data_samples": 24, "batch_size": 6},  # without common statistics losses differ
     ],
 )
 def test_processes_see_the_samples_and_take_the_steps_of_one(tmp_path, changes):
@@ -210,7 +210,7 @@ def test_of_different_configurations_the_keys_that_differ_are_named():
 
 
 def test_a_share_without_samples_needs_common_batch_norm():
-    config = toy_run(samples=21, sync_batch_norm=False)
+    config = toy_run(data_samples=21, sync_batch_norm=False)
 
     class Two:
         share = type("Share", (), {"rank": 0, "count": 2})
@@ -223,7 +223,7 @@ def test_a_share_without_samples_needs_common_batch_norm():
 
 def refusal(processes, folder, changes, figures):
     """What a process says of a figure that nobody gives."""
-    config = toy_run(**{**TOY, "samples": 20, **changes})
+    config = toy_run(**{**TOY, "data_samples": 20, **changes})
     problem = replace(config.open(share=processes.share), figures=figures)
     folder.mkdir(exist_ok=True)
     with pytest.raises(ConfigError) as caught:
@@ -306,7 +306,7 @@ def end_of_step(processes, folder, changes):
 
 
 def test_a_parameter_that_one_process_alone_leaves_out_ends_all(tmp_path):
-    ends = together(2, end_of_step, tmp_path / "run", {"freeze": ["never.*"], "samples": 4, "batch_size": 4})
+    ends = together(2, end_of_step, tmp_path / "run", {"freeze": ["never.*"], "data_samples": 4, "batch_size": 4})
     assert sorted(ends) == ["ConfigError", "LostProcessError"], "sample 3 is in the share of one process"
 
 
@@ -324,7 +324,7 @@ class InTurns(ToyTask):
 
 
 def refused_window(processes, folder):
-    config = toy_run(**TOY, samples=8, accumulation={"every": 2}, epochs=1)
+    config = toy_run(**TOY, data_samples=8, accumulation={"every": 2}, epochs=1)
     problem = replace(config.open(share=processes.share), task=InTurns(config.width, 0.0))
     with pytest.raises(ConfigError, match=r"2 of 8 parameters .*: every_second\.weight, every_second\.bias\. "):
         live(processes, config, problem, folder, False)
@@ -353,7 +353,12 @@ def test_small_things_travel():
 
 @pytest.mark.parametrize("changes", [{}, {"max_grad_norm": 0.5, "optimizer": {"kind": "adamw"}}])
 def test_one_batch_of_8_and_two_accumulated_ones_of_4_take_equal_steps(tmp_path, changes):
-    common = {**changes, "schedule": {"interval": "step", "kind": "cosine"}, "freeze": ["*.running_*"], "samples": 20}
+    common = {
+        **changes,
+        "schedule": {"interval": "step", "kind": "cosine"},
+        "freeze": ["*.running_*"],
+        "data_samples": 20,
+    }
     together(1, toy, tmp_path / "whole", {**common, "batch_size": 8})
     for batch_size, every in ((4, 2), (2, 4)):
         cut = {**common, "batch_size": batch_size, "accumulation": {"every": every}}

@@ -120,7 +120,7 @@ def test_each_process_holds_its_part_and_saves_whole_tensors_amid_an_evaluation_
 @pytest.mark.parametrize(
     "changes",
     [
-        {"sync_batch_norm": False, "samples": 24, "batch_size": 6},  # the first process's statistics count
+        {"sync_batch_norm": False, "data_samples": 24, "batch_size": 6},  # the first process's statistics count
         {"freeze": ["*net.0.*"], "samples_at_once": 1, "ema": None, "precision": "fp16"},
         {"watch": {"layers": ["net.4"], "every_steps": 3}, "max_grad_norm": 0.1},
     ],
