@@ -19,7 +19,7 @@ from sightline.engine.distributed.sharding import Sharding
 from sightline.engine.ema import Ema
 from sightline.engine.finite import FiniteGuard
 from sightline.engine.memory import is_out_of_memory
-from sightline.engine.optim import Optimizer
+from sightline.engine.optimizer import Optimizer
 from sightline.engine.parts import SamplesAtOnce, free_memory
 from sightline.engine.precision import Precision
 from sightline.engine.schedule import Progress, Schedule

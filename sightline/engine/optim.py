@@ -1,46 +1,37 @@
-"""SGD, Adam and AdamW: thin steppers over torch's fused kernels.
-
-``torch.optim`` optimizers walk their groups and states in Python at every step, and building one loads torch's
-compiler. These classes keep lists of tensors and call one kernel per group. The kernels' names are private to torch:
-where one is missing, or a device has none, the same update runs through the functions of ``torch.optim``.
-
-State tensors have names made of the parameter's name, so a checkpoint is a plain table of tensors.
-"""
+"""SGD, Adam and AdamW over torch's fused kernels, and the configuration that chooses among all optimizers."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from sightline.config.base import Config
-from sightline.engine.copying import copy_exactly
-from sightline.engine.distributed.sharding import Sharding, own_parts
+from sightline.engine.mx_optim import MxAdam, MxRAdam
+from sightline.engine.optimizer import Bucket, Optimizer, Ready
 from sightline.engine.parameter_groups import ALL_ALIKE, GroupRule, ParameterGroup, split_parameters
 from sightline.engine.schedule import GroupValues
 
-FUSED_DEVICES = ("cpu", "cuda")
-"""Kinds of device whose fused kernels are tested here."""
+SGD_KINDS = ("sgd", "mx_sgd")
 
 
 class OptimizerConfig(Config):
     """How gradients become updates. The learning rate itself is the run's ``lr``."""
 
-    kind: Literal["sgd", "adam", "adamw"] = "sgd"
-    """sgd with momentum, adam, or adamw, whose weight decay is apart from the gradient."""
+    kind: Literal["sgd", "adam", "adamw", "mx_sgd", "mx_adam", "mx_radam"] = "sgd"
+    """sgd with momentum, adam, or adamw, whose weight decay is apart from the gradient; or one of MXNet's rules mx_sgd,
+    mx_adam and mx_radam: the rate is inside the momentum, and eps outside of the bias correction."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of SGD; beta1 of Adam and AdamW."""
+    """Momentum of SGD; beta1 of the kinds of Adam."""
     nesterov: bool = False
-    """SGD looks ahead along the momentum."""
+    """SGD looks ahead along the momentum; mx_sgd is then MXNet's NAG."""
     beta2: float | None = Field(None, ge=0, lt=1)
-    """Adam, AdamW: decay of the squared gradients; 0.999 when left out."""
+    """Kinds of Adam: decay of the squared gradients; 0.999 when left out."""
     eps: PositiveFloat | None = None
-    """Adam, AdamW: added to the denominator; 1e-8 when left out."""
+    """Kinds of Adam: added to the denominator; when left out 1e-8, in mx_radam 1e-5."""
     weight_decay: NonNegativeFloat = 0.0
     """L2 term added to the gradient; AdamW instead shrinks the weights by ``lr * weight_decay``."""
     decay_follows_batch: bool = False
@@ -51,13 +42,13 @@ class OptimizerConfig(Config):
     @classmethod
     def useless(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
         """What belongs to the other kinds."""
-        return ("beta2", "eps") if values.get("kind", "sgd") == "sgd" else ("nesterov",)
+        return ("beta2", "eps") if values.get("kind", "sgd") in SGD_KINDS else ("nesterov",)
 
     @model_validator(mode="after")
     def _every_key_is_used(self) -> Self:
         for key in self.useless({"kind": self.kind}):
             if getattr(self, key) is not None and getattr(self, key) is not False:
-                owner = "adam and adamw" if self.kind == "sgd" else "sgd"
+                owner = "the kinds of adam" if self.kind in SGD_KINDS else " and ".join(SGD_KINDS)
                 raise ValueError(f"{key} does nothing in {self.kind!r}; it belongs to {owner}. Leave it out.")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0.")
@@ -65,193 +56,6 @@ class OptimizerConfig(Config):
         if len(set(names)) != len(names):
             raise ValueError(f"groups: names must differ, got {names}.")
         return self
-
-
-class _Ready(NamedTuple):
-    """The tensors of a bucket that have a gradient, in one order."""
-
-    parameters: list[Tensor]
-    grads: list[Tensor]
-    slots: dict[str, list[Tensor]]
-    steps: list[Tensor]
-    places: list[int] | None
-    """Their places in the bucket, where some tensor has no gradient."""
-
-
-class _Bucket:
-    """The tensors of one group on one device and of one dtype: what a kernel takes in one call."""
-
-    def __init__(self, group: int, names: list[str], parameters: list[nn.Parameter], slots: Sequence[str]) -> None:
-        self.group = group
-        self.names = names
-        self.owners = parameters
-        """Have the gradients."""
-        self.parameters: list[Tensor] = list(parameters)
-        self.device = parameters[0].device
-        self.slots = {slot: [torch.zeros_like(p, requires_grad=False) for p in parameters] for slot in slots}
-        self.state = self.slots
-        """The same, as tensors in shards where the parameters are."""
-        self.is_cut = False
-        self.counter = torch.zeros(len(parameters), dtype=torch.float32, device=self.device)  # (tensors,)
-        self.steps = list(self.counter.unbind())  # views, so that one addition counts for all
-        self._turned = {place for place, p in enumerate(parameters) if p.device.type == "cpu" and _is_channels_last(p)}
-
-    def take_parts(self, parameters: list[nn.Parameter], sharding: Sharding) -> None:
-        """Step this process's parts alone."""
-        self.owners, self.is_cut = parameters, True
-        self.parameters = own_parts(parameters)
-        self.state = {
-            slot: [sharding.cut(tensor, p) for tensor, p in zip(tensors, parameters, strict=True)]
-            for slot, tensors in self.slots.items()
-        }
-        self.slots = {slot: own_parts(tensors) for slot, tensors in self.state.items()}
-        self.device = self.parameters[0].device
-        self.counter = self.counter.to(self.device)
-        self.steps = list(self.counter.unbind())
-
-    def ready(self) -> _Ready:
-        """The tensors that have a gradient."""
-        grads = [parameter.grad for parameter in self.owners]
-        present = [grad for grad in grads if grad is not None]
-        if self.is_cut:
-            present = own_parts(present)
-        if len(present) == len(grads):
-            if not self._turned:
-                return _Ready(self.parameters, present, self.slots, self.steps, None)
-            return _Ready(
-                _as_in_memory(self.parameters, self._turned),
-                _as_in_memory(present, self._turned),
-                {slot: _as_in_memory(tensors, self._turned) for slot, tensors in self.slots.items()},
-                self.steps,
-                None,
-            )
-        places = [place for place, grad in enumerate(grads) if grad is not None]
-        turned = {number for number, place in enumerate(places) if place in self._turned}
-        return _Ready(
-            _as_in_memory([self.parameters[place] for place in places], turned),
-            _as_in_memory(present, turned),
-            {slot: _as_in_memory([tensors[p] for p in places], turned) for slot, tensors in self.slots.items()},
-            [self.steps[place] for place in places],
-            places,
-        )
-
-
-def _is_channels_last(tensor: Tensor) -> bool:
-    return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-
-
-def _as_in_memory(tensors: list[Tensor], turned: set[int]) -> list[Tensor]:
-    """Some of the tensors as views with the dimensions in the order in which they lie in memory.
-
-    An update is the same for every number, so the order is free; but torch's fused kernels take three times as long
-    on a CPU where it is not the usual one.
-    """
-    return [tensor.permute(0, 2, 3, 1) if n in turned else tensor for n, tensor in enumerate(tensors)]
-
-
-class Optimizer(ABC):
-    """Updates the parameters of a list of groups.
-
-    Args:
-        groups: The parameter groups, from ``split_parameters``.
-        fused: Whether to use fused kernels where torch and the device have them.
-    """
-
-    slots: ClassVar[tuple[str, ...]]
-    """Kinds of state tensors of the shape of their parameter."""
-    counts_steps: ClassVar[bool]
-    """Whether the update depends on how often a parameter was updated."""
-    kernel: ClassVar[str]
-    """torch's private name of the fused kernel."""
-
-    def __init__(self, groups: Sequence[ParameterGroup], *, fused: bool = True) -> None:
-        self.groups = tuple(groups)
-        self._buckets: list[_Bucket] = []
-        for number, group in enumerate(self.groups):
-            parts: dict[tuple[torch.device, torch.dtype], list[tuple[str, nn.Parameter]]] = {}
-            for name, parameter in zip(group.names, group.parameters, strict=True):
-                parts.setdefault((parameter.device, parameter.dtype), []).append((name, parameter))
-            for members in parts.values():
-                names, parameters = [name for name, _ in members], [parameter for _, parameter in members]
-                self._buckets.append(_Bucket(number, names, parameters, self.slots))
-        self._parameters = [parameter for bucket in self._buckets for parameter in bucket.owners]
-        self._kernel: Callable[..., Any] | None = getattr(torch, self.kernel, None) if fused else None
-
-    def take_parts(self, module: nn.Module, sharding: Sharding) -> None:
-        """Step this process's parts alone, now that the module is cut."""
-        parameters = dict(module.named_parameters())
-        for bucket in self._buckets:
-            bucket.take_parts([parameters[name] for name in bucket.names], sharding)
-        self.groups = tuple(
-            replace(group, parameters=tuple(parameters[name] for name in group.names)) for group in self.groups
-        )
-        self._parameters = [parameter for bucket in self._buckets for parameter in bucket.owners]
-
-    def gradients(self) -> list[Tensor]:
-        """The gradients that exist, for clipping and unscaling. Changing them in place changes the update."""
-        grads = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        return own_parts(grads) if self._buckets[0].is_cut else grads
-
-    def zero_grad(self) -> None:
-        """Drop all gradients."""
-        for parameter in self._parameters:
-            parameter.grad = None
-
-    def step(self, values: Sequence[GroupValues], *, found_inf: Tensor | None = None) -> None:
-        """Update every parameter that has a gradient.
-
-        Args:
-            values: Learning rate and momentum of every group, from ``Schedule.at``.
-            found_inf: () float32, 1 to skip the update and leave all states alone. A fused kernel reads it on the
-                device, so that the host does not wait.
-        """
-        with torch.no_grad():
-            for bucket in self._buckets:
-                ready = bucket.ready()
-                if not ready.grads:
-                    continue
-                flag = found_inf if found_inf is None else found_inf.to(bucket.device, non_blocking=True)
-                if self._kernel is not None and bucket.device.type in FUSED_DEVICES:
-                    self._step_fused(self._kernel, bucket, ready, values[bucket.group], flag)
-                elif flag is None or not flag.item():
-                    self._step_slowly(bucket, ready, values[bucket.group])
-
-    @abstractmethod
-    def _step_fused(
-        self,
-        kernel: Callable[..., Any],
-        bucket: _Bucket,
-        ready: _Ready,
-        values: GroupValues,
-        found_inf: Tensor | None,
-    ) -> None: ...
-
-    @abstractmethod
-    def _step_slowly(self, bucket: _Bucket, ready: _Ready, values: GroupValues) -> None: ...
-
-    def state_tensors(self) -> dict[str, Tensor]:
-        """The live state by name, e.g. ``momentum/backbone.conv.weight``. Copy before the next step."""
-        tensors: dict[str, Tensor] = {}
-        for bucket in self._buckets:
-            for slot, members in bucket.state.items():
-                tensors.update({f"{slot}/{name}": tensor for name, tensor in zip(bucket.names, members, strict=True)})
-            if self.counts_steps:
-                tensors.update({f"step/{name}": step for name, step in zip(bucket.names, bucket.steps, strict=True)})
-        return tensors
-
-    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over a state that ``state_tensors`` gave, bit for bit.
-
-        Raises:
-            RunError: If names, shapes or dtypes are not those of this optimizer. Nothing is changed then.
-        """
-        copy_exactly(
-            self.state_tensors(),
-            tensors,
-            where="optimizer state",
-            what="tensors",
-            cure="Resume with the model and optimizer of the run.",
-        )
 
 
 class SGD(Optimizer):
@@ -277,20 +81,25 @@ class SGD(Optimizer):
         super().__init__(groups, fused=fused)
         self.nesterov = nesterov
 
+    def _rate_and_decay(self, bucket: Bucket, ready: Ready, values: GroupValues) -> tuple[float, float]:
+        """What the kernel gets."""
+        return values.lr, self.groups[bucket.group].weight_decay
+
     def _step_fused(
         self,
         kernel: Callable[..., Any],
-        bucket: _Bucket,
-        ready: _Ready,
+        bucket: Bucket,
+        ready: Ready,
         values: GroupValues,
         found_inf: Tensor | None,
     ) -> None:
-        lr, momentum = values
+        momentum = values.momentum
+        lr, weight_decay = self._rate_and_decay(bucket, ready, values)
         kernel(
             ready.parameters,
             ready.grads,
             ready.slots["momentum"] if momentum else [],
-            weight_decay=self.groups[bucket.group].weight_decay,
+            weight_decay=weight_decay,
             momentum=momentum,
             lr=lr,
             dampening=0.0,
@@ -300,21 +109,34 @@ class SGD(Optimizer):
             found_inf=found_inf,
         )
 
-    def _step_slowly(self, bucket: _Bucket, ready: _Ready, values: GroupValues) -> None:
+    def _step_slowly(self, bucket: Bucket, ready: Ready, values: GroupValues) -> None:
         from torch.optim.sgd import sgd
 
-        lr, momentum = values
+        momentum = values.momentum
+        lr, weight_decay = self._rate_and_decay(bucket, ready, values)
         sgd(
             ready.parameters,
             ready.grads,
             list(ready.slots["momentum"]),
-            weight_decay=self.groups[bucket.group].weight_decay,
+            weight_decay=weight_decay,
             momentum=momentum,
             lr=lr,
             dampening=0.0,
             nesterov=self.nesterov and momentum > 0,
             maximize=False,
         )
+
+
+class MxSGD(SGD):
+    """SGD whose momentum has the learning rate inside, as in MXNet: ``m = momentum m - lr g; w += m``.
+
+    With Nesterov momentum ``w += momentum m - lr g``. Decay adds ``weight_decay * w`` to ``g``. The state has the other
+    sign. It is plain SGD with the rate 1 and gradients that were multiplied by the true one, which happens in place.
+    """
+
+    def _rate_and_decay(self, bucket: Bucket, ready: Ready, values: GroupValues) -> tuple[float, float]:
+        torch._foreach_mul_(ready.grads, values.lr)
+        return 1.0, values.lr * self.groups[bucket.group].weight_decay
 
 
 class Adam(Optimizer):
@@ -345,8 +167,8 @@ class Adam(Optimizer):
     def _step_fused(
         self,
         kernel: Callable[..., Any],
-        bucket: _Bucket,
-        ready: _Ready,
+        bucket: Bucket,
+        ready: Ready,
         values: GroupValues,
         found_inf: Tensor | None,
     ) -> None:
@@ -373,7 +195,7 @@ class Adam(Optimizer):
             found_inf=found_inf,
         )
 
-    def _step_slowly(self, bucket: _Bucket, ready: _Ready, values: GroupValues) -> None:
+    def _step_slowly(self, bucket: Bucket, ready: Ready, values: GroupValues) -> None:
         from torch.optim.adam import adam
 
         lr, beta1 = values
@@ -422,9 +244,11 @@ def build_optimizer(
     """
     weight_decay = config.weight_decay * decay_scale if config.decay_follows_batch else config.weight_decay
     groups = split_parameters(module, config.groups, weight_decay=weight_decay)
-    if config.kind == "sgd":
-        return SGD(groups, nesterov=config.nesterov, fused=fused)
+    if config.kind in SGD_KINDS:
+        sgd = MxSGD if config.kind == "mx_sgd" else SGD
+        return sgd(groups, nesterov=config.nesterov, fused=fused)
     beta2 = 0.999 if config.beta2 is None else config.beta2
-    eps = 1e-8 if config.eps is None else config.eps
-    kind = {"adam": Adam, "adamw": AdamW}[config.kind]
-    return kind(groups, beta2=beta2, eps=eps, fused=fused)
+    default_eps = 1e-5 if config.kind == "mx_radam" else 1e-8
+    eps = default_eps if config.eps is None else config.eps
+    adams: dict[str, type[Adam | MxAdam]] = {"adam": Adam, "adamw": AdamW, "mx_adam": MxAdam, "mx_radam": MxRAdam}
+    return adams[config.kind](groups, beta2=beta2, eps=eps, fused=fused)

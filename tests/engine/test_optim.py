@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -7,7 +8,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from sightline.config.errors import RunError
-from sightline.engine.optim import Optimizer, OptimizerConfig, build_optimizer
+from sightline.engine.optim import OptimizerConfig, build_optimizer
+from sightline.engine.optimizer import Optimizer
 from sightline.engine.parameter_groups import WEIGHTS_DECAY, WEIGHTS_DECAY_BIASES_WARM
 from sightline.engine.schedule import GroupValues
 
@@ -19,6 +21,15 @@ KINDS = [
     OptimizerConfig(kind="adamw", momentum=0.8, eps=1e-6, weight_decay=0.01, groups=WEIGHTS_DECAY),
 ]
 IDS = ["sgd", "nesterov", "sgd-plain", "adam", "adamw"]
+MX_KINDS = [
+    OptimizerConfig(kind="mx_sgd", momentum=0.9, weight_decay=0.01, groups=WEIGHTS_DECAY),
+    OptimizerConfig(kind="mx_sgd", momentum=0.9, nesterov=True, weight_decay=0.01, groups=WEIGHTS_DECAY),
+    OptimizerConfig(kind="mx_sgd", momentum=0.0, weight_decay=0.01, groups=WEIGHTS_DECAY),
+    OptimizerConfig(kind="mx_adam", momentum=0.8, eps=1e-3, weight_decay=0.01, groups=WEIGHTS_DECAY),
+    OptimizerConfig(kind="mx_radam", momentum=0.8, weight_decay=0.01, groups=WEIGHTS_DECAY),
+]
+MX_IDS = ["mx-sgd", "mx-nag", "mx-sgd-plain", "mx-adam", "mx-radam"]
+ALL_KINDS, ALL_IDS = KINDS + MX_KINDS, IDS + MX_IDS
 
 
 class Net(nn.Module):
@@ -104,7 +115,7 @@ def test_without_the_private_kernels_steps_are_those_of_torch_to_the_bit(config)
     assert_same_bits(run_ours(config, fused=False)[0], run_torch(config))
 
 
-@pytest.mark.parametrize("config", KINDS, ids=IDS)
+@pytest.mark.parametrize("config", ALL_KINDS, ids=ALL_IDS)
 def test_a_missing_kernel_falls_back_to_the_same_update(config, monkeypatch):
     expected = run_ours(config, fused=False)[0]
     for name in ("_fused_sgd_", "_fused_adam_", "_fused_adamw_"):
@@ -112,14 +123,14 @@ def test_a_missing_kernel_falls_back_to_the_same_update(config, monkeypatch):
     assert_same_bits(run_ours(config)[0], expected)
 
 
-@pytest.mark.parametrize("config", KINDS, ids=IDS)
+@pytest.mark.parametrize("config", ALL_KINDS, ids=ALL_IDS)
 def test_fused_and_plain_updates_agree(config):
     fused, plain = run_ours(config)[0], run_ours(config, fused=False)[0]
     for a, b in zip(fused.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("config", KINDS, ids=IDS)
+@pytest.mark.parametrize("config", ALL_KINDS, ids=ALL_IDS)
 def test_the_memory_format_changes_nothing(config):
     contiguous, channels_last = run_ours(config)[0], run_ours(config, memory_format=torch.channels_last)[0]
     for a, b in zip(contiguous.parameters(), channels_last.parameters(), strict=True):
@@ -127,7 +138,7 @@ def test_the_memory_format_changes_nothing(config):
 
 
 @pytest.mark.parametrize("skip_head", [False, True])
-@pytest.mark.parametrize("config", KINDS, ids=IDS)
+@pytest.mark.parametrize("config", ALL_KINDS, ids=ALL_IDS)
 def test_a_fused_kernel_gets_every_number_in_the_order_of_memory(config, skip_head):
     net = make(torch.channels_last)
     optimizer = build_optimizer(config, net)
@@ -142,6 +153,68 @@ def test_a_fused_kernel_gets_every_number_in_the_order_of_memory(config, skip_he
     assert not net.conv.weight.equal(before)
 
 
+def by_the_rule(config, grads, values, weight, decay):
+    """What MXNet's formulas make of a weight, one number after the other; a gradient may be missing."""
+    m = v = step = 0.0
+    beta2 = 0.999
+    for grad, (lr, beta1) in zip(grads, values, strict=True):
+        if grad is None:
+            continue
+        g = grad + decay * weight
+        if config.kind == "mx_sgd":
+            m = beta1 * m - lr * g
+            weight = weight + (beta1 * m - lr * g if config.nesterov else m)
+            continue
+        step += 1
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+        if config.kind == "mx_adam":
+            weight = weight - lr * math.sqrt(1 - beta2**step) / (1 - beta1**step) * m / (math.sqrt(v) + config.eps)
+            continue
+        full = 2 / (1 - beta2) - 1
+        n = full - 2 * step * beta2**step / (1 - beta2**step)
+        if n > 5:
+            r = math.sqrt((1 - beta2**step) * (n - 4) / (full - 4) * (n - 2) / n * full / (full - 2))
+            weight = weight - lr * r / (1 - beta1**step) * m / (math.sqrt(v) + 1e-5)
+        else:
+            weight = weight - lr / (1 - beta1**step) * m
+    return weight
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
+@pytest.mark.parametrize("config", MX_KINDS, ids=MX_IDS)
+def test_mxnet_s_rules_by_their_formulas(config, fused):
+    net = nn.ModuleDict({"a": nn.Linear(1, 1), "b": nn.Linear(1, 1, bias=False)}).double()
+    optimizer = build_optimizer(config, net, fused=fused)
+    start = {name: p.item() for name, p in net.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    grads = {name: torch.randn(9, generator=generator).tolist() for name in start}
+    grads["b.weight"][1] = grads["b.weight"][7] = None  # from then on it counts other steps than the rest
+    values = [GroupValues(0.1 / (1 + step), max(config.momentum - 0.01 * step, 0.0)) for step in range(9)]
+    for step in range(9):
+        for name, parameter in net.named_parameters():
+            g = grads[name][step]
+            parameter.grad = None if g is None else torch.full_like(parameter, g)
+        optimizer.step([values[step]] * len(optimizer.groups))
+    for name, parameter in net.named_parameters():
+        decay = 0.0 if name.endswith("bias") else config.weight_decay
+        expected = by_the_rule(config, grads[name], values, start[name], decay)
+        assert parameter.item() == pytest.approx(expected, rel=1e-12), name
+
+
+def test_mxnet_s_rules_are_not_torch_s():
+    # A lower rate in the second step: torch shrinks the momentum of the first one with it, MXNet does not.
+    moved = {}
+    for kind in ("sgd", "mx_sgd"):
+        net = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(net.weight)
+        optimizer = build_optimizer(OptimizerConfig(kind=kind), net)
+        for lr, g in ((1.0, 1.0), (0.1, 0.0)):
+            net.weight.grad = torch.tensor([[g]])
+            optimizer.step([GroupValues(lr, 0.5)])
+        moved[kind] = -net.weight.item()
+    assert moved == {"sgd": pytest.approx(1 + 0.1 * 0.5), "mx_sgd": pytest.approx(1 + 0.5)}
+
+
 def test_a_step_by_hand():
     # w = 1, g = 2, decay 0.5: g + 0.5 w = 2.5 = m. Nesterov: w - lr (2.5 + 0.9 * 2.5) = 1 - 0.1 * 4.75.
     net = nn.Linear(1, 1, bias=False)
@@ -154,7 +227,7 @@ def test_a_step_by_hand():
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("config", KINDS, ids=IDS)
+@pytest.mark.parametrize("config", ALL_KINDS, ids=ALL_IDS)
 def test_a_step_with_an_overflow_leaves_weights_and_states_alone(config, fused):
     net, optimizer = run_ours(config, fused=fused)
     before = {name: tensor.clone() for name, tensor in (net.state_dict() | optimizer.state_tensors()).items()}
@@ -173,7 +246,7 @@ def state_of(optimizer):
     return {name: tensor.clone() for name, tensor in optimizer.state_tensors().items()}
 
 
-@pytest.mark.parametrize("config", KINDS, ids=IDS)
+@pytest.mark.parametrize("config", ALL_KINDS, ids=ALL_IDS)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_a_run_cut_in_two_ends_with_the_bits_of_an_unbroken_one(config, memory_format):
     whole = make(memory_format)
@@ -243,7 +316,9 @@ def test_the_decay_may_follow_the_batch():
     [
         ({"beta2": 0.9}, "beta2 does nothing in 'sgd'"),
         ({"eps": 1e-8}, "eps does nothing in 'sgd'"),
-        ({"kind": "adam", "nesterov": True}, "nesterov does nothing in 'adam'"),
+        ({"kind": "adam", "nesterov": True}, "nesterov does nothing in 'adam'; it belongs to sgd and mx_sgd"),
+        ({"kind": "mx_sgd", "eps": 1e-8}, "eps does nothing in 'mx_sgd'; it belongs to the kinds of adam"),
+        ({"kind": "mx_radam", "nesterov": True}, "nesterov does nothing in 'mx_radam'"),
         ({"momentum": 0.0, "nesterov": True}, "nesterov needs a momentum"),
         ({"groups": [{"name": "a", "match": ["any"]}, {"name": "a", "match": ["any"]}]}, "names must differ"),
         ({"kind": "lion"}, "Input should be 'sgd'"),
@@ -268,7 +343,7 @@ from sightline.engine.seed import reseed, seed_everything
 seed_everything(1)
 choose_kernels(deterministic=True)
 device = torch.device("cpu")
-for kind in ("sgd", "adam", "adamw"):
+for kind in ("sgd", "adam", "adamw", "mx_sgd", "mx_adam", "mx_radam"):
     net = torch.nn.Linear(3, 2)
     optimizer_config, schedule_config = OptimizerConfig(kind=kind), ScheduleConfig()
     optimizer, ema = build_optimizer(optimizer_config, net), Ema(EmaConfig(), net)

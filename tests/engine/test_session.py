@@ -31,10 +31,12 @@ from tests.forked import forked
         {"precision": "bf16"},
         {"precision": "fp16"},
         {"optimizer": {"kind": "adamw"}, "max_grad_norm": 0.5},
+        {"optimizer": {"kind": "mx_sgd"}, "max_grad_norm": 0.5},
+        {"optimizer": {"kind": "mx_radam"}, "precision": "fp16"},
         {"on_nonfinite": "skip", "ema": None},
         {"accumulation": {"nominal_batch_size": 12, "gradient": "sum"}, "steps": 7, "epochs": None},
     ],
-    ids=["plain", "accumulated", "bf16", "fp16", "adamw", "skip", "steps"],
+    ids=["plain", "accumulated", "bf16", "fp16", "adamw", "mx_sgd", "mx_radam", "skip", "steps"],
 )
 def test_a_crashed_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, changes):
     config = toy_run(**changes)

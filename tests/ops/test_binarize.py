@@ -35,6 +35,7 @@ def test_both_zeros_have_the_sign_plus(function, dtype):
     out = function(of([-math.inf, -1.0, -1e-7, -0.0, 0.0, 1e-7, 2.0], dtype))
     assert out.tolist() == [-1, -1, -1, 1, 1, 1, 1]
     assert out.dtype == dtype
+    assert function(of([math.nan], dtype)).item() == 1  # it is not below 0
 
 
 def test_the_sign_passes_every_gradient_unless_it_has_a_threshold():

@@ -342,6 +342,5 @@ class ActivatedConv(nn.Module):
     @torch.no_grad()
     def _mean_input(self, x: Tensor) -> Tensor:
         """Mean absolute input under the kernel at every place of the output, (B, 1, H_out, W_out)."""
-        means = torch.linalg.vector_norm(x, 1, dim=1, keepdim=True) / x.shape[1]
-        padded = F.pad(means, self.conv.edges)
+        padded = F.pad(x.abs().mean(dim=1, keepdim=True), self.conv.edges)
         return F.avg_pool2d(padded, self.conv.kernel_size, self.conv.stride)

@@ -36,6 +36,7 @@ FSDP = {"strategy": "fsdp"}
         {},
         {"accumulation": {"every": 4}, "max_grad_norm": 0.5, "on_nonfinite": "skip"},
         {"optimizer": {"kind": "adamw"}, "batch_size": 5, "fsdp": {"layers": ["net.*"]}, "evaluate": {"loss": True}},
+        {"optimizer": {"kind": "mx_radam"}},
     ],
 )
 def test_shards_take_the_steps_of_one_process(tmp_path, changes):
