@@ -112,9 +112,9 @@ def test_weights_of_k_bits_have_no_offset_in_a_convolution_and_one_in_a_dense_la
 
 @pytest.mark.parametrize("scaling", ["binet", "xnor"])
 def test_a_scaled_convolution_is_the_plain_sum_times_the_mean_weight(scaling):
-    x = random_signs(2, 3, 5, 5)
-    scaled = QuantisedConv2d(3, 4, 3, scaling=scaling)
-    plain = QuantisedConv2d(3, 4, 3, offset=False)
+    x = random_signs(2, 3, 5, 5).double()
+    scaled = QuantisedConv2d(3, 4, 3, scaling=scaling).double()
+    plain = QuantisedConv2d(3, 4, 3, offset=False).double()
     plain.load_state_dict(scaled.state_dict())
     means = scaled.weight.abs().mean((1, 2, 3))
     torch.testing.assert_close(scaled(x), plain(x) * means[:, None, None])

@@ -231,7 +231,7 @@ class QuantisedConv(QuantisedLayer):
         self.groups = groups
         self.scaling = scaling
         self.offset = offset
-        self.edges = [cells for cells in reversed(self.padding) for _ in range(2)]
+        self.edges = [cells for cells in reversed(self.padding) for _ in range(2)]  # the last axis first
 
     @property
     def counts_bits(self) -> bool:
@@ -243,9 +243,9 @@ class QuantisedConv(QuantisedLayer):
         if any(self.edges):
             x = F.pad(x, self.edges, value=-1)
         weight, bias = self._weight_and_bias(counts=self.counts_bits)
-        if self.scaling != "none":
-            weight = weight * self.scale()
-        return type(self).convolve(x, weight, bias, self.stride, 0, self.dilation, self.groups)
+        out = type(self).convolve(x, weight, bias, self.stride, 0, self.dilation, self.groups)
+        # Scaling the sum and not the weights keeps the sum a whole number, which packed layers find by counting.
+        return out if self.scaling == "none" else out * self.scale().transpose(0, 1)
 
     def scale(self) -> Tensor:
         """Mean absolute latent weight of each output channel, (C_out, 1, ...)."""

@@ -1,0 +1,1 @@
+"""Other projects' configurations and checkpoints. May import recipes, models and config."""
