@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sightline.api.configuration import PathLike, read_config
-from sightline.api.inference import class_names_of, load_weights, open_run, refuse_unused
+from sightline.api.inference import class_names_of, load_weights, open_model, refuse_unused
 from sightline.api.output import check_output_folder, write_output
 from sightline.api.own_runs import title_of
 from sightline.config.errors import ConfigError, DataError, RunError, did_you_mean
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sightline.data.sample import BoxPrediction
     from sightline.engine.checkpoint.reader import Checkpoint
+    from sightline.engine.checkpoint.release import Release
     from sightline.engine.run_config import RunConfig
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
@@ -85,7 +86,7 @@ class PicturePrediction:
 class Predictor:
     """A trained 2D detector, ready to use. Made by ``sightline.load``."""
 
-    def __init__(self, config: RunConfig, checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
+    def __init__(self, config: RunConfig, weights: Checkpoint | Release, class_names: Sequence[str]) -> None:
         import torch
 
         from sightline.engine.device import pick_device
@@ -100,7 +101,7 @@ class Predictor:
         self.device = pick_device(config.device)
         detector = config.build_detector(class_names)
         task = Detection2D(detector, class_names=class_names)
-        load_weights(task, checkpoint)
+        load_weights(task, weights)
         fuse = getattr(detector, "fuse", None)
         if fuse is not None:
             task.detector = fuse()
@@ -183,7 +184,7 @@ def load(run: PathLike, *, checkpoint: str = "best", changes: Sequence[str] = ()
     """A trained model, ready to predict.
 
     Args:
-        run: Run folder, or the folder of one of its checkpoints.
+        run: Run folder, the folder of one of its checkpoints, or a released file.
         checkpoint: ``best``, ``latest``, or a step; of a run folder.
         changes: ``key=value`` texts, e.g. ``image_size=640`` or ``device=cpu``.
 
@@ -192,14 +193,14 @@ def load(run: PathLike, *, checkpoint: str = "best", changes: Sequence[str] = ()
     """
     from sightline.recipes.detection2d import Detection2DRun
 
-    run_dir, found = open_run(Path(run), checkpoint)
-    config = read_config(run_dir, changes)
+    model, found = open_model(Path(run), checkpoint)
+    config = read_config(model, changes)
     refuse_unused(changes, PREDICTION_KEYS, "a prediction")
     if not isinstance(config, Detection2DRun):
         raise ConfigError(
-            f"{printable(run_dir)}: only 2D detectors predict on images, and this is a run of {title_of(config)}."
+            f"{printable(run)}: only 2D detectors predict on images, and this is a run of {title_of(config)}."
         )
-    return Predictor(config, found, class_names_of(run_dir))
+    return Predictor(config, found, class_names_of(model))
 
 
 def predict(
@@ -218,7 +219,7 @@ def predict(
     gives a result with an ``error``, unless it is the only one.
 
     Args:
-        run: Run folder, or the folder of one of its checkpoints.
+        run: Run folder, the folder of one of its checkpoints, or a released file.
         source: One source or several.
         out: Folder for the results; files of the same name in it are replaced. Default: ``predictions``, or
             ``predictions-2`` and so on where that exists.
