@@ -767,9 +767,12 @@ ROWS = (
     Row(
         "J16",
         "checkpoints of other PyTorch versions",
-        "the files are safetensors and JSON, and hold nothing of PyTorch",
-        ("engine/checkpoint/checkpoint::the_file_is_what_the_safetensors_library_reads_and_its_data_is_aligned",),
-        "a test with files that the oldest supported PyTorch wrote",
+        "a run that the oldest supported PyTorch began goes on here as it did there; its weights load bit for bit",
+        (
+            "engine/checkpoint/old_torch::a_run_that_the_oldest_version_began_goes_on_as_it_did_there",
+            "engine/checkpoint/old_torch::weights_of_the_oldest_version_are_evaluated_and_started_from",
+            "engine/checkpoint/old_torch::a_released_file_of_the_oldest_version_holds_the_average_bit_for_bit",
+        ),
     ),
     Row(
         "K1",
