@@ -31,7 +31,7 @@ from sightline.data.transforms.affine import (
 from sightline.data.transforms.augment import CanvasPlan, ImageAugmentConfig, SamplePlan, draw_plan
 from sightline.data.transforms.colour import apply_hsv, changed_grey
 from sightline.data.transforms.image import PAD_VALUE, Boxes, Image, mix_up, plan_letterbox, write_planes
-from sightline.data.transforms.mosaic import border_of, paint, place, warp
+from sightline.data.transforms.mosaic import Tile, border_of, paint, place, warp
 
 if TYPE_CHECKING:  # torch is not needed to fill a batch, and takes a worker process a second to import
     from sightline.data.sample import ImageBatch, ImageGeometry, ImageSample
@@ -238,17 +238,19 @@ class ImageTrainSource(_ImageSource):
             picture = self._scratch.array(name, (side, side, 3))
             warp(canvas, plan.affine, picture)
             rows = (0, side)
-        all_boxes, all_labels = [], []
-        for index, tile in zip(plan.sample_ids, tiles, strict=True):
-            boxes, labels = self._true_boxes(index)
-            image_hw = self.annotations.sizes_hw[index]
-            scale = np.array((tile.hw[1] / image_hw[1], tile.hw[0] / image_hw[0]) * 2)
-            all_boxes.append(boxes * scale + np.array(tile.left_top * 2))
-            all_labels.append(labels)
-        before = clip_boxes(np.concatenate(all_boxes), canvas_hw)
+        boxes, labels = self._boxes_on_canvas(plan.sample_ids, tiles)
+        before = clip_boxes(boxes, canvas_hw)
         after = clip_boxes(transform_boxes(before, matrix), (side, side))
         keep = boxes_worth_keeping(before * plan.affine.scale, after)
-        return picture, rows, after[keep], np.concatenate(all_labels)[keep]
+        return picture, rows, after[keep], labels[keep]
+
+    def _boxes_on_canvas(self, sample_ids: Sequence[int], tiles: Sequence[Tile]) -> tuple[Boxes, Labels]:
+        """Boxes of all tiles, not cut by the canvas, and their labels; all at once, since most images have few."""
+        all_boxes, all_labels = zip(*map(self._true_boxes, sample_ids), strict=True)
+        moves = np.array([(*tile.hw[::-1] * 2, *tile.left_top * 2) for tile in tiles], np.float64)  # (tiles, 8)
+        moves[:, :4] /= self.annotations.sizes_hw[list(sample_ids)][:, [1, 0, 1, 0]]
+        moves = moves.repeat([len(labels) for labels in all_labels], axis=0)  # (N, 8)
+        return np.concatenate(all_boxes) * moves[:, :4] + moves[:, 4:], np.concatenate(all_labels)
 
     def _finish(self, picture: Image, rows: tuple[int, int], boxes: Boxes, plan: SamplePlan, planes: Image) -> Boxes:
         """Colours, flips and planes. All rows but ``rows`` are grey: there only the level of grey is changed."""

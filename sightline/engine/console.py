@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sightline.engine.loop import Training
 
-BAR_SECONDS = 0.2
+BAR_SECONDS = 0.5
 """Least time between two updates of the bar."""
 BAR_COLUMNS = 14
 _log = logging.getLogger("sightline.console")
@@ -93,13 +93,13 @@ class Console(Callback):
             TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=RichConsole(file=self.stream),
             transient=True,
-            refresh_per_second=5,
+            refresh_per_second=1 / BAR_SECONDS,
         )
         self._bar.add_task("steps", total=self._total_steps, completed=training.step, epoch="", text="first step ...")
         self._bar.start()
 
     def on_step_end(self, training: Training, report: StepReport) -> None:
-        """Move the bar, at most a few times a second."""
+        """Move the bar, at most twice a second: to draw it takes up to two milliseconds."""
         if self._bar is None:
             return
         now = time.monotonic()

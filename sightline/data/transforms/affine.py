@@ -40,10 +40,13 @@ class Affine:
 def affine_matrix(affine: Affine, canvas_hw: tuple[int, int], output_hw: tuple[int, int]) -> Matrix:
     """(3, 3): move the canvas's centre to the origin, perspective, rotate and scale, shear, then shift."""
     center_x, center_y = canvas_hw[1] / 2, canvas_hw[0] / 2
+    shift_x, shift_y = affine.shift_xy[0] * output_hw[1], affine.shift_xy[1] * output_hw[0]
+    if affine.is_scale_and_shift:  # the same numbers as the product below, in a tenth of its time
+        scale = affine.scale
+        return np.array([[scale, 0, shift_x - scale * center_x], [0, scale, shift_y - scale * center_y], [0, 0, 1]])
     angle = math.radians(affine.angle_degrees)
     cos, sin = affine.scale * math.cos(angle), affine.scale * math.sin(angle)
     shear_x, shear_y = (math.tan(math.radians(degrees)) for degrees in affine.shear_degrees_xy)
-    shift_x, shift_y = affine.shift_xy[0] * output_hw[1], affine.shift_xy[1] * output_hw[0]
     tilt_x, tilt_y = affine.perspective_xy
 
     center = np.array([[1, 0, -center_x], [0, 1, -center_y], [0, 0, 1]])

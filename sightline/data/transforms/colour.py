@@ -12,6 +12,8 @@ Gains = tuple[float, float, float]
 """Factors of hue, saturation and value."""
 
 _LEVELS = np.arange(256, dtype=np.uint8)
+_FEW_PIXELS = 96 * 96
+"""Up to so many, the number of calls costs more than the pixels do."""
 _CUT_FRACTION = -0.5 + 2.0**-14
 """Added before rounding to the nearest whole number, it makes that rounding down."""
 
@@ -35,8 +37,8 @@ def changed_grey(level: int, gains: Gains) -> int:
 def apply_hsv(image: Image, gains: Gains, scratch: Scratch) -> Image:
     """The image with other colours.
 
-    Single tables on planes cost less than one triple table on interleaved pixels, and memory without gaps less than
-    a part of a larger image.
+    Single tables on planes cost less than one triple table on interleaved pixels, unless there are few of these, and
+    memory without gaps less than a part of a larger image.
 
     Args:
         image: (H, W, 3) RGB; rows may be apart.
@@ -47,14 +49,17 @@ def apply_hsv(image: Image, gains: Gains, scratch: Scratch) -> Image:
         (H, W, 3) RGB.
     """
     pixels = scratch.array("hsv", image.shape)
-    hue, saturation, value = parts = list(scratch.array("hsv planes", (3, *image.shape[:2])))
     tables = hsv_tables(gains)
     cv2.cvtColor(image, cv2.COLOR_RGB2HSV, dst=pixels)
-    cv2.split(pixels, parts)
-    _multiply(hue, gains[0], tables[0], num_levels=180)
-    _multiply(saturation, gains[1], tables[1], num_levels=256)
-    _multiply(value, gains[2], tables[2], num_levels=256)
-    cv2.merge(parts, dst=pixels)
+    if image.shape[0] * image.shape[1] <= _FEW_PIXELS:
+        cv2.LUT(pixels, np.ascontiguousarray(tables.T)[:, None], dst=pixels)
+    else:
+        hue, saturation, value = parts = list(scratch.array("hsv planes", (3, *image.shape[:2])))
+        cv2.split(pixels, parts)
+        _multiply(hue, gains[0], tables[0], num_levels=180)
+        _multiply(saturation, gains[1], tables[1], num_levels=256)
+        _multiply(value, gains[2], tables[2], num_levels=256)
+        cv2.merge(parts, dst=pixels)
     cv2.cvtColor(pixels, cv2.COLOR_HSV2RGB, dst=pixels)
     return pixels
 

@@ -169,7 +169,12 @@ def whole_number(value: float) -> int:
     return math.floor(value + 0.5)
 
 
+def is_same_memory(result: Any, out: Image) -> bool:
+    """Whether OpenCV wrote to the output it was given; then it mostly gives back the very object."""
+    return result is out or bool(result.ctypes.data == out.ctypes.data)
+
+
 def _same_memory(result: Any, out: Image | None) -> Image:
-    assert out is None or result.ctypes.data == out.ctypes.data, "OpenCV made a copy of the output"
+    assert out is None or is_same_memory(result, out), "OpenCV made a copy of the output"
     image: Image = result
     return image

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 
 from sightline.data.transforms.affine import Affine, Matrix, affine_matrix
-from sightline.data.transforms.image import PAD_VALUE, Image, resize, whole_number
+from sightline.data.transforms.image import PAD_VALUE, Image, is_same_memory, resize, whole_number
 
 Rectangle = tuple[int, int, int, int]
 """x_min, y_min, x_max, y_max in whole pixels."""
@@ -87,7 +87,7 @@ def warp(canvas: Image, affine: Affine, out: Image) -> None:
         result = cv2.warpPerspective(canvas, matrix, size, dst=out, borderValue=border)
     else:
         result = cv2.warpAffine(canvas, matrix[:2], size, dst=out, borderValue=border)
-    assert result.ctypes.data == out.ctypes.data, "OpenCV made a copy of the output"
+    assert is_same_memory(result, out), "OpenCV made a copy of the output"
 
 
 def border_of(affine: Affine) -> int:

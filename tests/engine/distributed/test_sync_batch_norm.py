@@ -14,13 +14,13 @@ def net():
     return nn.Sequential(layers, nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2)).double()
 
 
-def losses_and_gradients(processes, count):
+def losses_and_gradients(processes, count, layout):
     """Two passes over shares of one batch; the sum of squares divided by the samples of all."""
-    module = net()
+    module = net().to(memory_format=layout)
     if count > 1:
         synchronise_batch_norm(module, torch.device("cpu"))
     images = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    own = images.split(SHARES[count])[processes.share.rank]
+    own = images.split(SHARES[count])[processes.share.rank].contiguous(memory_format=layout)
     weights = torch.linspace(-1, 1, 32, dtype=torch.float64).reshape(1, 2, 4, 4)
     for _ in range(2):
         module.zero_grad()
@@ -36,10 +36,11 @@ def losses_and_gradients(processes, count):
     return {name: float(value.detach()) for name, value in shown.items()}, full, dict(module.named_buffers())
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("count", [2, 3])
-def test_uneven_and_empty_shares_give_the_gradients_and_statistics_of_one_process(count):
-    shown, gradients, buffers = together(1, losses_and_gradients, 1)[0]
-    for found_shown, found_gradients, found_buffers in together(count, losses_and_gradients, count):
+def test_uneven_and_empty_shares_give_the_gradients_and_statistics_of_one_process(count, layout):
+    shown, gradients, buffers = together(1, losses_and_gradients, 1, torch.contiguous_format)[0]
+    for found_shown, found_gradients, found_buffers in together(count, losses_and_gradients, count, layout):
         assert found_shown["loss"] == pytest.approx(shown["loss"], rel=1e-6)  # sent as float32
         for name, gradient in gradients.items():
             torch.testing.assert_close(found_gradients[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
