@@ -13,8 +13,7 @@ from sightline.engine.checkpoint.reader import load_tensor_file, load_tensors, n
 from sightline.engine.checkpoint.release import read_release
 from tests.cli.tool import without_report
 from tests.conftest import ROOT, quiet
-from tests.engine.checkpoint.old_torch import CHECKPOINT, OLDEST, RELEASE, ROWS, RUN
-from tests.engine.toy import ToyRun
+from tests.engine.checkpoint.old_torch import CHECKPOINT, OLDEST, RELEASE, ROWS, RUN, recorded_run
 
 
 @pytest.fixture
@@ -51,17 +50,11 @@ def test_a_run_that_the_oldest_version_began_goes_on_as_it_did_there(run):
 
 
 def test_weights_of_the_oldest_version_are_evaluated_and_started_from(run, tmp_path):
-    assert ToyRun.__name__ == "ToyRun"  # the class of the run must be defined here
     figures = [row["values"] for row in rows_of(run / "metrics.jsonl") if row["kind"] == "eval"]
     assert dict(sightline.evaluate(run)) == dict(sightline.evaluate(RELEASE)) == figures[-1]
     with without_report(), chdir(tmp_path):
-        again = sightline.train(
-            ToyRun(recipe="toy", epochs=1, device="cpu", log={"trackers": []}),
-            changes=[f"weights={RELEASE}"],
-            out=tmp_path / "again",
-            console=quiet(),
-        )
-    assert again.exit_code == 0
+        again = sightline.train(recorded_run(), changes=[f"weights={RELEASE}"], out=tmp_path / "again", console=quiet())
+    assert again.exit_code == 3  # it stops at its second epoch
     assert "averaged weights" in (again.run_dir / "start_weights.txt").read_text()
 
 
