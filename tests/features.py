@@ -644,13 +644,15 @@ ROWS = (
     Row(
         "J1",
         "a documented checkpoint",
-        "tensors as safetensors that the library of that name reads, the rest as plain JSON with a version",
+        "safetensors that any reader of them opens, and JSON with a version; `sightline show` tells what is in one",
         (
             "engine/checkpoint/checkpoint::the_file_is_what_the_safetensors_library_reads_and_its_data_is_aligned",
             "engine/checkpoint/checkpoint::the_documented_shell_command_checks_the_state_file",
             "engine/checkpoint/hostile_files::a_checkpoint_of_a_newer_version_asks_for_an_update_and_is_not_passed_over",
+            "cli/show::a_run_shows_its_newest_checkpoint",
+            "cli/show::its_json_has_every_tensor_with_its_shape",
+            "cli/show::damage_is_told_file_by_file_with_exit_code_2",
         ),
-        "a command that prints one; its parts are JSON files to look at",
     ),
     Row(
         "J2",
@@ -746,15 +748,31 @@ ROWS = (
             "engine/checkpoint/checkpoint::the_buffers_are_reused_and_remade_when_shapes_change",
         ),
     ),
-    Row("J13", "a small file for release", "size and outputs equal"),
+    Row(
+        "J13",
+        "a small file for release",
+        "the size of the weights; predictions and figures of the run, bit for bit; halves are near; damage is found",
+        (
+            "api/releasing::predictions_have_the_bits_of_those_of_the_run",
+            "api/releasing::figures_are_those_of_the_run",
+            "api/releasing::its_size_is_that_of_the_weights",
+            "api/releasing::a_half_is_near_and_keeps_running_statistics_whole",
+            "api/releasing::nothing_of_the_machine_is_in_it",
+            "api/releasing::a_strangers_header_sets_nothing_but_the_model",
+            "engine/checkpoint/release::a_flipped_bit_in_any_byte_is_found",
+        ),
+    ),
     Row("J14", "checkpoints mirrored elsewhere", "later"),
     Row("J15", "checkpoints of other systems", "each tiny sample imports with all tensors mapped, or with a list"),
     Row(
         "J16",
         "checkpoints of other PyTorch versions",
-        "the files are safetensors and JSON, and hold nothing of PyTorch",
-        ("engine/checkpoint/checkpoint::the_file_is_what_the_safetensors_library_reads_and_its_data_is_aligned",),
-        "a test with files that the oldest supported PyTorch wrote",
+        "a run that the oldest supported PyTorch began goes on here as it did there; its weights load bit for bit",
+        (
+            "engine/checkpoint/old_torch::a_run_that_the_oldest_version_began_goes_on_as_it_did_there",
+            "engine/checkpoint/old_torch::weights_of_the_oldest_version_are_evaluated_and_started_from",
+            "engine/checkpoint/old_torch::a_released_file_of_the_oldest_version_holds_the_average_bit_for_bit",
+        ),
     ),
     Row(
         "K1",

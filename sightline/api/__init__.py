@@ -7,11 +7,13 @@ Example:
 """
 
 from sightline.api.configuration import describe_config, describe_keys, list_recipes, resolve
+from sightline.api.contents import Contents, FileContent, TensorKind, show
 from sightline.api.datasets import check, score_coco, world
 from sightline.api.inference import Figures, evaluate
 from sightline.api.output import check_output, write_output
 from sightline.api.prediction import PicturePrediction, Predictor, free_folder, load, predict
 from sightline.api.preflight import PreflightReport, names_a_run, near_recipe, preflight
+from sightline.api.releasing import Released, release
 from sightline.api.runs import RunComparison, compare, plot_lr, report, status
 from sightline.api.search import SearchResult, search
 from sightline.api.series import CheckpointFigures, Series, evaluate_all, step_aside
@@ -22,15 +24,19 @@ from sightline.api.trials import SearchError, TrialResult
 
 __all__ = [
     "CheckpointFigures",
+    "Contents",
     "Figures",
+    "FileContent",
     "PicturePrediction",
     "Predictor",
     "PreflightReport",
+    "Released",
     "RunComparison",
     "SearchError",
     "SearchResult",
     "Series",
     "Table",
+    "TensorKind",
     "TrainResult",
     "TrialResult",
     "check",
@@ -48,11 +54,13 @@ __all__ = [
     "plot_lr",
     "predict",
     "preflight",
+    "release",
     "report",
     "resolve",
     "resume",
     "score_coco",
     "search",
+    "show",
     "status",
     "step_aside",
     "train",

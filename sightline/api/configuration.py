@@ -29,6 +29,7 @@ from sightline.config.override import (
 from sightline.config.printable import printable
 
 if TYPE_CHECKING:
+    from sightline.engine.checkpoint.release import Release
     from sightline.engine.run_config import RunConfig
 
 PathLike = str | os.PathLike[str]
@@ -164,12 +165,12 @@ def _culprit(
 
 
 def read_config(
-    run_dir: Path, changes: Sequence[str] = (), *, data: PathLike | None = None, split: str | None = None
+    run: Path | Release, changes: Sequence[str] = (), *, data: PathLike | None = None, split: str | None = None
 ) -> RunConfig:
     """The configuration of a run, changed.
 
     Args:
-        run_dir: The run's folder.
+        run: The run's folder, or a released file of it.
         changes: ``key=value`` texts.
         data: Another data set than the run's.
         split: Another part of the data set to evaluate on.
@@ -180,7 +181,56 @@ def read_config(
     by_hand = _by_hand(changes, data)
     if split is not None:
         by_hand.append(Change("data.val_split", split, "--split"))
-    return _resolve(None, by_hand, from_run=run_dir)[0]
+    return _resolve(None, by_hand, from_run=run)[0] if isinstance(run, Path) else _released(run, by_hand)
+
+
+def portable(config: RunConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A configuration as it can be given away: without paths, callbacks and logging, which belong to one machine.
+
+    Returns:
+        Its values as JSON has them, and the keys that had a value and are left out.
+    """
+    values = config.model_dump(mode="json")
+    del values["recipe"]
+    left_out = []
+    for name in OF_THE_MACHINE:
+        del values[name]
+    for key, value in leaves(config):
+        *groups, name = key.split(".")
+        if _names_a_place(value) and [*groups, name][0] not in OF_THE_MACHINE:
+            node = values
+            for group in groups:
+                node = node[group]
+            del node[name]
+            left_out.append(key)
+    return values, tuple(left_out)
+
+
+def _names_a_place(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_names_a_place, value.values()))
+    return isinstance(value, Path) or (isinstance(value, tuple | list) and any(map(_names_a_place, value)))
+
+
+OF_THE_MACHINE = ("callbacks", "log", "weights")
+"""Keys and groups that say nothing about a model."""
+
+
+def _released(release: Release, by_hand: Sequence[Change]) -> RunConfig:
+    """The configuration of a released file, which a stranger may have made, changed."""
+    refuse_contradictions(by_hand)
+    _refuse_other_recipe(by_hand)
+    _refuse_missing_data(by_hand)
+    header, place = release.header, f"{printable(release.path)}: "
+    in_file = changes_of(header.config, origin=printable(release.path))
+    calls = f"sightline.evaluate({str(release.path)!r})"
+    base = _base_of_class(header.configuration, header.recipe, place, in_file, calls=calls)
+    plain = _changed(base, in_file, [], is_repeated=True)[0]
+    values = dict(leaves(plain))
+    for change in leaf_changes(in_file):
+        if change.key.split(".", 1)[0] in OF_THE_MACHINE or _names_a_place(values.get(change.key)):
+            raise RunError(f"{place}its header sets {change.key}, which no released file does. Get it anew.")
+    return _changed(base, in_file, by_hand, is_repeated=True)[0] if by_hand else plain
 
 
 def _resolve(
@@ -209,14 +259,21 @@ def _base(name: str, place: str) -> RunConfig:
 
 def _base_of_run(run_dir: Path, name: str, place: str, in_file: Sequence[Change]) -> RunConfig:
     """What a run's configuration is a changed copy of: a recipe, or a class of the program that reads it."""
-    from sightline.engine.going_on import class_name
     from sightline.engine.run_folder.run_record import read_record
-    from sightline.recipes import RECIPES
 
     try:
         written = read_record(run_dir).configuration
     except RunError:  # the configuration may be whole all the same
         written = ""
+    run = repr(str(run_dir))
+    return _base_of_class(written, name, place, in_file, calls=f"sightline.resume({run}), sightline.evaluate({run})")
+
+
+def _base_of_class(written: str, name: str, place: str, in_file: Sequence[Change], *, calls: str) -> RunConfig:
+    """As ``_base_of_run``, of the class that was written down; empty where none was."""
+    from sightline.engine.going_on import class_name
+    from sightline.recipes import RECIPES
+
     if not written or (name in RECIPES and written == class_name(type(RECIPES[name]()))):
         return _base(name, place)
     short = written.rpartition(".")[2]
@@ -225,8 +282,7 @@ def _base_of_run(run_dir: Path, name: str, place: str, in_file: Sequence[Change]
         return from_values(kind, [Change("recipe", name, place), *in_file])
     raise ConfigError(
         f"{place}a {printable(short)} is what the program that began this run calls its configuration, and is not "
-        "defined here.\n  Go on in that program, below the class: "
-        f"sightline.resume({str(run_dir)!r}), sightline.evaluate({str(run_dir)!r}), ..."
+        f"defined here.\n  Go on in that program, below the class: {calls}, ..."
     )
 
 

@@ -18,6 +18,7 @@ from sightline.config.printable import printable
 
 if TYPE_CHECKING:
     from sightline.engine.checkpoint.reader import Checkpoint
+    from sightline.engine.checkpoint.release import Release
     from sightline.engine.task import Metric, Task
 
 
@@ -85,6 +86,29 @@ def cell(value: float | int | None) -> str:
     return "-" if value is None or math.isnan(value) or value < 0 else f"{value:.4f}"
 
 
+def open_model(path: Path, checkpoint: str) -> tuple[Path, Checkpoint] | tuple[Release, Release]:
+    """The trained model that a user means: where its configuration and its weights are.
+
+    Args:
+        path: A run folder, the folder of one of its checkpoints, or a released file.
+        checkpoint: As in ``open_run``.
+
+    Raises:
+        ConfigError: If a checkpoint of a file is asked for.
+        RunError: If there is no such model, or it is damaged.
+    """
+    from sightline.engine.checkpoint.layout import BEST, LATEST
+    from sightline.engine.checkpoint.release import read_release
+
+    path = path.expanduser()
+    if not path.is_file() or path.name in (LATEST, BEST):
+        return open_run(path, checkpoint)
+    release = read_release(path)
+    if checkpoint != BEST:
+        raise ConfigError(f"--checkpoint is for run folders, and {printable(path)} holds one set of weights.")
+    return release, release
+
+
 def open_run(path: Path, checkpoint: str) -> tuple[Path, Checkpoint]:
     """The run folder and the checkpoint that a user means.
 
@@ -117,58 +141,71 @@ def open_run(path: Path, checkpoint: str) -> tuple[Path, Checkpoint]:
         raise RunError(f"{error} Choose another one: --checkpoint with one of the steps {there}.") from None
 
 
-def facts_of(run_dir: Path) -> dict[str, Any]:
-    """What a run wrote down about its data.
+def facts_of(run: Path | Release) -> dict[str, Any]:
+    """What a run, or a released file of it, says about its data.
 
     Raises:
         RunError: If the run's ``data.json`` is missing or broken.
     """
     from sightline.engine.run_folder.folder import DATA_FILE
 
-    path = run_dir / DATA_FILE
+    if not isinstance(run, Path):
+        return dict(run.header.facts)
+    path = run / DATA_FILE
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{printable(path)}: cannot be read ({error}). Put the run's own file back.") from error
 
 
-def class_names_of(run_dir: Path) -> tuple[str, ...]:
+def class_names_of(run: Path | Release) -> tuple[str, ...]:
     """Names of the classes that a run's model knows, in the order of its labels.
 
     Raises:
-        RunError: If the run's ``data.json`` is missing or broken.
+        RunError: If they are missing.
     """
-    names = facts_of(run_dir).get("class_names")
+    names = facts_of(run).get("class_names")
     if not isinstance(names, list):
-        raise RunError(
-            f"{printable(run_dir)}: the names of the classes cannot be read from its data.json. "
-            "Put the run's own file back."
-        )
+        place = f"{printable(run)}: its data.json" if isinstance(run, Path) else f"{printable(run.path)}: its header"
+        raise RunError(f"{place} does not name the classes. Put the file back as it was written.")
     return tuple(map(str, names))
 
 
-def load_weights(task: Task, checkpoint: Checkpoint) -> str:
-    """Averaged weights of a checkpoint, or its live ones, into a task of the same shape.
+def load_weights(task: Task, given: Checkpoint | Release) -> str:
+    """Averaged weights of a checkpoint, or its live ones, or those of a released file, into a task of the same shape.
 
     Returns:
-        ``averaged weights`` or ``live weights``.
+        ``averaged weights`` or ``live weights``, and in what they were stored if not in full.
 
     Raises:
         RunError: If they do not fit.
     """
-    from sightline.engine.checkpoint.reader import load_tensors
+    from sightline.engine.checkpoint.reader import Checkpoint, load_tensors
     from sightline.engine.copying import copy_exactly
 
-    group = "ema" if "ema.safetensors" in checkpoint.manifest.files else "model"
-    tensors = load_tensors(checkpoint, group)[group]
+    own = task.state_dict()
+    if isinstance(given, Checkpoint):
+        group = best_group(given)
+        tensors, which = load_tensors(given, group)[group], WHICH[group]
+    else:
+        tensors, which = given.tensors_for(own), given.which
     copy_exactly(
-        task.state_dict(),
+        own,
         tensors,
-        where=str(checkpoint.path),
+        where=printable(given.path),
         what="weights",
         cure="The model was changed since; use the run's own configuration.",
     )
-    return "averaged weights" if group == "ema" else "live weights"
+    return which
+
+
+WHICH = {"ema": "averaged weights", "model": "live weights"}
+"""What the files of a checkpoint hold."""
+
+
+def best_group(checkpoint: Checkpoint) -> str:
+    """``ema`` where there are averaged weights, else ``model``."""
+    return "ema" if "ema.safetensors" in checkpoint.manifest.files else "model"
 
 
 def refuse_unused(changes: Sequence[str], used: Iterable[str], what: str) -> None:
@@ -202,7 +239,7 @@ class Judge:
     """The task and the data of a run, opened once to evaluate any of its checkpoints. A context: closes the data.
 
     Args:
-        run_dir: The run's folder.
+        run: The run's folder, or a released file of it.
         changes: ``key=value`` texts.
         data: Another data set than the run's.
         split: Another part of it than the run's.
@@ -212,7 +249,12 @@ class Judge:
     """
 
     def __init__(
-        self, run_dir: Path, changes: Sequence[str] = (), *, data: PathLike | None = None, split: str | None = None
+        self,
+        run: Path | Release,
+        changes: Sequence[str] = (),
+        *,
+        data: PathLike | None = None,
+        split: str | None = None,
     ) -> None:
         import torch
 
@@ -220,8 +262,10 @@ class Judge:
         from sightline.engine.device import pick_device
         from sightline.engine.precision import Precision, choose_kernels, to_channels_last
 
-        config = read_config(run_dir, changes, data=data, split=split)
+        config = read_config(run, changes, data=data, split=split)
         refuse_unused(changes, config.evaluation_keys, "an evaluation")
+        if not isinstance(run, Path):
+            _refuse_missing_places(run, config.evaluation_keys, changes, data)
         self.config = settle(config)
         self.device = pick_device(self.config.device)
         if self.device.type == "cuda":
@@ -230,7 +274,7 @@ class Judge:
             torch.set_num_threads(self.config.threads)
         assert self.config.precision != "auto", "settle() has chosen"
         self.precision = Precision(self.config.precision, device=self.device)
-        self.problem = self.config.open_trained(facts_of(run_dir))
+        self.problem = self.config.open_trained(facts_of(run))
         self.task = self.problem.task.to(self.device)
         if self.config.channels_last:
             to_channels_last(self.task)
@@ -242,8 +286,8 @@ class Judge:
         if self.problem.eval_loader is not None:
             self.problem.eval_loader.close()
 
-    def evaluate(self, checkpoint: Checkpoint) -> Judged:
-        """Load the weights of a checkpoint and evaluate them.
+    def evaluate(self, checkpoint: Checkpoint | Release) -> Judged:
+        """Load the weights of a checkpoint, or of a released file, and evaluate them.
 
         Raises:
             RunError: If they do not fit.
@@ -260,11 +304,29 @@ class Judge:
         return Judged(which, metric, {**metric.compute(), **(losses.compute() if losses is not None else {})})
 
 
+def _refuse_missing_places(
+    release: Release, used: Sequence[str], changes: Sequence[str], data: PathLike | None
+) -> None:
+    """What a released file leaves out, since it was a place on another machine, and an evaluation needs.
+
+    Raises:
+        ConfigError: If it is not given.
+    """
+    given = {change.key for change in map(parse_change, changes)} | ({"data.path"} if data is not None else set())
+    for key in release.header.left_out:
+        if key not in given and {key, key.split(".", 1)[0]} & set(used):
+            cure = "--data DATA" if key == "data.path" else f"{key}=..."
+            raise ConfigError(
+                f"{printable(release.path)}: does not say where the data of the training lies ({key}). "
+                f"Say what to evaluate on: {cure}"
+            )
+
+
 class Judged(NamedTuple):
     """An evaluated checkpoint."""
 
     weights: str
-    """``averaged weights`` or ``live weights``."""
+    """What ``load_weights`` said."""
     metric: Metric
     figures: dict[str, float]
 
@@ -281,8 +343,8 @@ def evaluate(
     """Evaluate a trained model.
 
     Args:
-        run: Run folder, or the folder of one of its checkpoints.
-        data: Another data set than the run's, with the same classes.
+        run: Run folder, the folder of one of its checkpoints, or a released file.
+        data: Another data set than the run's, with the same classes. A released file of a run on data needs it.
         split: Part of the data set; the run's own when left out.
         changes: ``key=value`` texts, e.g. ``image_size=640``.
         checkpoint: ``best``, ``latest``, or a step; of a run folder.
@@ -292,8 +354,8 @@ def evaluate(
         UserError: If something does not fit.
     """
     check_output(save)
-    run_dir, found = open_run(Path(run), checkpoint)
-    with Judge(run_dir, changes, data=data, split=split) as judge:
+    model, found = open_model(Path(run), checkpoint)
+    with Judge(model, changes, data=data, split=split) as judge:
         judged = judge.evaluate(found)
     if save is not None:
         path = Path(save).expanduser()

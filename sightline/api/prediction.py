@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.api.configuration import PathLike, read_config
-from sightline.api.inference import class_names_of, load_weights, open_run, refuse_unused
+from sightline.api.inference import class_names_of, load_weights, open_model, refuse_unused
 from sightline.api.output import check_output_folder, write_output
 from sightline.api.own_runs import title_of
 from sightline.config.errors import ConfigError, DataError, RunError, did_you_mean
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sightline.engine.checkpoint.reader import Checkpoint
+    from sightline.engine.checkpoint.release import Release
     from sightline.recipes.images import ImageRun
     from sightline.tasks.image_model import Found, ImageModel
 
@@ -65,7 +66,7 @@ class PicturePrediction:
 class Predictor:
     """A trained model, ready to use on pictures. Made by ``sightline.load``."""
 
-    def __init__(self, config: ImageRun, checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
+    def __init__(self, config: ImageRun, weights: Checkpoint | Release, class_names: Sequence[str]) -> None:
         import torch
 
         from sightline.engine.device import pick_device
@@ -74,7 +75,7 @@ class Predictor:
             torch.set_num_threads(config.threads)
         self.device = pick_device(config.device)
         self.model: ImageModel = config.image_model(class_names)
-        load_weights(self.model.task, checkpoint)
+        load_weights(self.model.task, weights)
         self.model.prepare(self.device)
         self.class_names = self.model.class_names
 
@@ -141,7 +142,7 @@ def load(run: PathLike, *, checkpoint: str = "best", changes: Sequence[str] = ()
     """A trained model, ready to predict.
 
     Args:
-        run: Run folder, or the folder of one of its checkpoints.
+        run: Run folder, the folder of one of its checkpoints, or a released file.
         checkpoint: ``best``, ``latest``, or a step; of a run folder.
         changes: ``key=value`` texts, e.g. ``image_size=640`` or ``device=cpu``.
 
@@ -150,12 +151,12 @@ def load(run: PathLike, *, checkpoint: str = "best", changes: Sequence[str] = ()
     """
     from sightline.recipes.images import ImageRun
 
-    run_dir, found = open_run(Path(run), checkpoint)
-    config = read_config(run_dir, changes)
+    model, found = open_model(Path(run), checkpoint)
+    config = read_config(model, changes)
     refuse_unused(changes, PREDICTION_KEYS, "a prediction")
     if not isinstance(config, ImageRun):
-        raise ConfigError(f"{printable(run_dir)}: a run of {title_of(config)} does not predict on images.")
-    return Predictor(config, found, class_names_of(run_dir))
+        raise ConfigError(f"{printable(run)}: a run of {title_of(config)} does not predict on images.")
+    return Predictor(config, found, class_names_of(model))
 
 
 def predict(
@@ -174,7 +175,7 @@ def predict(
     gives a result with an ``error``, unless it is the only one.
 
     Args:
-        run: Run folder, or the folder of one of its checkpoints.
+        run: Run folder, the folder of one of its checkpoints, or a released file.
         source: One source or several.
         out: Folder for the results; files of the same name in it are replaced. Default: ``predictions``, or
             ``predictions-2`` and so on where that exists.

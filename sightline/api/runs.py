@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.api.configuration import PathLike
-from sightline.api.output import check_output, write_output
+from sightline.api.output import check_output, finite, write_output
 from sightline.api.table import Table
 from sightline.config.errors import RunError
 from sightline.config.printable import printable
@@ -56,7 +55,7 @@ class RunComparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; figures that are not finite are None."""
-        return {"runs": [_finite(asdict(run)) for run in self.compared.runs]}
+        return {"runs": [finite(asdict(run)) for run in self.compared.runs]}
 
     def write_json(self, path: PathLike) -> None:
         """``as_dict`` to a file.
@@ -65,13 +64,6 @@ class RunComparison:
             RunError: If it cannot be written.
         """
         write_output(path, json.dumps(self.as_dict(), indent=1) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """None in the place of NaN and infinities, which JSON has not."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def compare(runs: Sequence[PathLike], *, out: PathLike | None = None) -> RunComparison:

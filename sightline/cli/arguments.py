@@ -46,6 +46,12 @@ Changes = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="changes, e.g. epochs=3 optimizer.momentum=0.9", show_default=False),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder, e.g. runs/yolov7-tiny/1", show_default=False)]
+AnyRun = Annotated[
+    Path, typer.Argument(metavar="RUN", help="run folder, or the folder of one of its checkpoints", show_default=False)
+]
+Checkpoint = Annotated[
+    str, typer.Option(help="best, latest, or a step number", autocompletion=lambda: ["best", "latest"])
+]
 DataPath = Annotated[
     Path | None,
     typer.Option("--data", help="data set: YOLO data.yaml or folder, COCO folder or json, Pascal VOC folder"),

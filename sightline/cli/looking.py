@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.arguments import RECIPE, Changes, DataPath, JsonFile, Run, command, recipe_names
+from sightline.cli.arguments import RECIPE, Changes, Checkpoint, DataPath, JsonFile, Run, command, recipe_names
 from sightline.cli.show import help_style, show, show_lines
 
 PANEL = "Looking at runs and recipes"
@@ -71,6 +71,39 @@ def compare(
         show("The configurations are the same.")
     if json is not None:
         compared.write_json(json)
+
+
+@command(commands, "show", panel=PANEL)
+def show_contents(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="run folder, the folder of one of its checkpoints, or a .safetensors file",
+            show_default=False,
+        ),
+    ],
+    checkpoint: Checkpoint = "latest",
+    tensors: Annotated[bool, typer.Option("--tensors", help="list every tensor, not the parts of the model")] = False,
+    json: Annotated[Path | None, typer.Option(help="write all of it to this file, every tensor too")] = None,
+) -> None:
+    """Tell what is in a checkpoint or a file of weights, and whether it is whole. No tensor is loaded.
+
+    Ends with exit code 2 where something is damaged.
+
+    Examples:
+        sightline show runs/yolov7-tiny-small/1
+        sightline show runs/yolov7-tiny-small/1/checkpoints/best --tensors
+        sightline show detector.safetensors --json contents.json
+    """
+    from sightline import api
+
+    api.check_output(json)
+    contents = api.show(path, checkpoint=checkpoint)
+    show(*contents.tables(tensors=tensors))
+    if json is not None:
+        contents.write_json(json)
+    raise typer.Exit(0 if contents.is_whole else 2)
 
 
 @command(commands, "plot-lr", panel=PANEL)

@@ -114,9 +114,10 @@ def _styled(table: Table) -> Any:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    styled = RichTable(box=box.SIMPLE_HEAD, show_header=any(table.columns), title=table.title or None)
+    title = Text(table.title) if table.title else None
+    styled = RichTable(box=box.SIMPLE_HEAD, show_header=any(table.columns), title=title)
     for place, name in enumerate(table.columns):
-        styled.add_column(Text(name), justify="right" if table.is_number(place) else "left")
+        styled.add_column(Text(name), justify="right" if table.is_number(place) else "left", overflow="fold")
     for row in table.rows:
         styled.add_row(*map(Text, row))
     return styled

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.arguments import Changes, DataPath, JsonFile, command
+from sightline.cli.arguments import AnyRun, Changes, Checkpoint, DataPath, JsonFile, command
 from sightline.cli.show import show
 from sightline.config.errors import ConfigError, DataError
 
@@ -16,17 +16,19 @@ PANEL = "Using a trained model"
 
 commands = typer.Typer()
 
-AnyRun = Annotated[
-    Path, typer.Argument(metavar="RUN", help="run folder, or the folder of one of its checkpoints", show_default=False)
-]
-Checkpoint = Annotated[
-    str, typer.Option(help="best, latest, or a step number", autocompletion=lambda: ["best", "latest"])
+Trained = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="run folder, the folder of one of its checkpoints, or a file of sightline release",
+        show_default=False,
+    ),
 ]
 
 
 @command(commands, "eval", panel=PANEL)
 def evaluate(
-    run: AnyRun,
+    run: Trained,
     changes: Changes = None,
     data: DataPath = None,
     split: Annotated[
@@ -56,6 +58,7 @@ def evaluate(
         sightline eval runs/yolov7-tiny-small/1 --data other_data image_size=640 --checkpoint latest
         sightline eval runs/yolov7-tiny-small/1 --all
         sightline eval runs/yolov7-tiny-small/1 --watch --json figures.json
+        sightline eval detector.safetensors --data other_data
 
     --watch leaves the machine to others: it runs at the lowest priority.
     """
@@ -96,7 +99,7 @@ def _evaluate_all(
 
 @command(commands, panel=PANEL)
 def predict(
-    run: AnyRun,
+    run: Trained,
     source: Annotated[
         list[str],
         typer.Argument(
@@ -122,6 +125,7 @@ def predict(
         sightline predict runs/yolov7-tiny-small/1 photos/
         sightline predict runs/yolov7-tiny-small/1 'photos/*.jpg' --score 0.4 --out found
         sightline predict runs/yolov7-tiny-small/1 drive.mp4 image_size=640 --no-pictures
+        sightline predict detector.safetensors photos/
     """
     from sightline import api
 
@@ -148,6 +152,41 @@ def predict(
     if errors:
         more = f" (the first of {len(errors)} is shown)" if len(errors) > 1 else ""
         raise DataError(f"{len(errors)} of {done} could not be read{more}. Repair or leave out {errors[0]}")
+
+
+@command(commands, panel=PANEL)
+def release(
+    run: AnyRun,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the file, *.safetensors; default in this folder, named after recipe, run and step"),
+    ] = None,
+    checkpoint: Checkpoint = "best",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="ema (averaged) or live; default the averaged ones where there are any",
+            autocompletion=lambda: ["ema", "live"],
+        ),
+    ] = None,
+    half: Annotated[
+        str | None,
+        typer.Option(help="store the weights in 16 bits: fp16 or bf16", autocompletion=lambda: ["fp16", "bf16"]),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+) -> None:
+    """Write a trained model to one small file: its weights, and what eval and predict have to know.
+
+    Paths, callbacks, logging and file names of the data are left out.
+
+    Examples:
+        sightline release runs/yolov7-tiny-small/1
+        sightline release runs/yolov7-tiny-small/1 --out detector.safetensors --half fp16
+        sightline release runs/yolov7-tiny-small/1 --checkpoint latest --weights live
+    """
+    from sightline import api
+
+    show(str(api.release(run, out=out, checkpoint=checkpoint, weights=weights, half=half, force=force)))
 
 
 score = typer.Typer(help="Score the result files of any tool.", no_args_is_help=True, rich_markup_mode="rich")

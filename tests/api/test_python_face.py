@@ -42,7 +42,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_all_names_of_the_package_exist_and_others_do_not():
-    for name in ("train", "resume", "evaluate", "predict", "load"):
+    for name in ("train", "resume", "evaluate", "predict", "load", "release"):
         assert getattr(sightline, name) is getattr(api, name)
     with pytest.raises(AttributeError, match="trian"):
         sightline.trian  # noqa: B018 - the look is the test

@@ -76,6 +76,14 @@ def row(step):
     return LogRow("train", step, 0, values, {"samples_per_second": 31.6}, 83.2)
 
 
+def test_titles_with_brackets_are_no_markup_and_long_cells_are_whole(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    show(Table(("", ""), [("sha256", "0123456789abcdef" * 8)], title="[red]a[/b].safetensors"))
+    assert "[red]a[/b].safetensors" in terminal.getvalue()
+    assert "0123456789abcdef" * 8 in "".join(terminal.getvalue().split())
+
+
 def test_a_piped_line_has_losses_the_highest_rate_speed_and_time_left():
     stream = io.StringIO()
     console = Console(stream)

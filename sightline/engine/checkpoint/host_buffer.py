@@ -45,15 +45,16 @@ class HostBuffer:
 
     Args:
         tensors: What the file will hold; names, shapes and types are fixed from here on.
+        notes: Texts for the header, beside what the format itself writes there.
 
     Raises:
         ValueError: The format has no such type, or the name ``__metadata__`` is used.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
         self._signature = _signature(tensors)
         self._names = file_order(tensors)
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        header: dict[str, object] = {"__metadata__": {"format": "pt", **(notes or {})}}
         places = []
         end = 0
         for name in self._names:

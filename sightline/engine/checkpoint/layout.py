@@ -117,6 +117,16 @@ def state_text(state: Mapping[str, Any]) -> str:
     return json.dumps(_plain(state, "state"), allow_nan=False)
 
 
+def from_state_text(text: str | bytes) -> Any:
+    """What ``state_text`` was given.
+
+    Raises:
+        ValueError: It is no JSON.
+        RecursionError: It is nested beyond all reason.
+    """
+    return json.loads(text, object_hook=_float_or_dict, parse_constant=_refuse)
+
+
 def manifest_bytes(manifest: Manifest, state_json: str) -> bytes:
     """The bytes of ``state.json``.
 
@@ -152,7 +162,7 @@ def read_manifest(folder: Path) -> Manifest:
     if first is None or hashlib.sha256(memoryview(data)[first.end() :]).hexdigest().encode() != first[1]:
         raise DamagedCheckpointError(f"{path}: its content does not fit its own SHA-256; it was cut or changed.")
     try:
-        fields = json.loads(data, object_hook=_float_or_dict, parse_constant=_refuse)
+        fields = from_state_text(data)
         del fields["sha256"]
         if fields.get("format") == FORMAT and type(fields.get("version")) is int and fields["version"] > VERSION:
             raise RunError(

@@ -18,6 +18,7 @@ from sightline.engine.checkpoint.layout import (
     SET_ASIDE,
     STATE_FILE,
     DamagedCheckpointError,
+    FileEntry,
     Manifest,
     read_manifest,
     step_of,
@@ -72,27 +73,46 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_dir():
         refuse_pickle(path)
         raise RunError(f"{path}: no checkpoint; a checkpoint is a folder like step_00000900.")
+    manifest = described(path)
+    for name, entry in manifest.files.items():
+        check_file(path / name, entry)
+    return Checkpoint(path, manifest)
+
+
+def described(path: Path) -> Manifest:
+    """What a checkpoint's folder says of itself; the other files are not looked at.
+
+    Raises:
+        DamagedCheckpointError: Its ``state.json`` is damaged, or of another step than the folder's name.
+        RunError: A newer version wrote it.
+    """
     manifest = read_manifest(path)
     step = step_of(path.name.removeprefix(DISPLACED))
     if step is not None and step != manifest.step:
         raise DamagedCheckpointError(f"{path / STATE_FILE}: is of step {manifest.step}, the folder's name says {step}.")
-    for name, entry in manifest.files.items():
-        file_path = path / name
-        try:
-            about = file_path.lstat()
-            if not stat.S_ISREG(about.st_mode):
-                raise DamagedCheckpointError(f"{file_path}: is a link or no file; a checkpoint holds its own files.")
-            if about.st_size != entry.bytes:
-                raise DamagedCheckpointError(f"{file_path}: has {about.st_size} bytes, {entry.bytes} were written.")
-            with file_path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise DamagedCheckpointError(f"{file_path}: cannot be read ({error.strerror}).") from error
-        if digest != entry.sha256:
-            raise DamagedCheckpointError(
-                f"{file_path}: its SHA-256 is not the one in {STATE_FILE}; the file was changed after it was written."
-            )
-    return Checkpoint(path, manifest)
+    return manifest
+
+
+def check_file(path: Path, entry: FileEntry) -> None:
+    """Check one file of a checkpoint down to the last bit.
+
+    Raises:
+        DamagedCheckpointError: It is missing, cut, changed, or a link.
+    """
+    try:
+        about = path.lstat()
+        if not stat.S_ISREG(about.st_mode):
+            raise DamagedCheckpointError(f"{path}: is a link or no file; a checkpoint holds its own files.")
+        if about.st_size != entry.bytes:
+            raise DamagedCheckpointError(f"{path}: has {about.st_size} bytes, {entry.bytes} were written.")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DamagedCheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
+    if digest != entry.sha256:
+        raise DamagedCheckpointError(
+            f"{path}: its SHA-256 is not the one in {STATE_FILE}; the file was changed after it was written."
+        )
 
 
 def newest_whole(run_dir: Path, on_damaged: Callable[[str], None]) -> Checkpoint:
@@ -136,7 +156,7 @@ def open_checkpoint(path: Path, on_damaged: Callable[[str], None] | None = None)
     if not path.exists():
         raise RunError(f"{path}: no such checkpoint. Give a run's folder or one of its checkpoints.")
     if path.name in (LATEST, BEST):
-        return read_checkpoint(_pointed_to(path))
+        return read_checkpoint(pointed_to(path))
     return read_checkpoint(path)
 
 
@@ -151,15 +171,23 @@ def named_checkpoint(run_dir: Path, name: str, on_damaged: Callable[[str], None]
     Raises:
         RunError: There is no such checkpoint, or it is damaged.
     """
-    if name == LATEST:
-        return newest_whole(run_dir, on_damaged)
+    return newest_whole(run_dir, on_damaged) if name == LATEST else read_checkpoint(named_folder(run_dir, name))
+
+
+def named_folder(run_dir: Path, name: str) -> Path:
+    """As ``named_checkpoint``, the folder alone, which is not looked into; ``latest`` is the newest.
+
+    Raises:
+        RunError: There is no such checkpoint.
+    """
     pointer = run_dir / CHECKPOINTS_FOLDER / BEST
     if name == BEST and pointer.is_file():
-        return read_checkpoint(_pointed_to(pointer))
+        return pointed_to(pointer)
     steps = {step_of(path.name.removeprefix(DISPLACED)): path for path in find_checkpoints(run_dir)}
-    step = int(name) if name.isascii() and name.isdigit() else step_of(name)
-    if step in steps:
-        return read_checkpoint(steps[step])
+    newest = max((step for step in steps if step is not None), default=None)
+    step = newest if name == LATEST else int(name) if name.isascii() and name.isdigit() else step_of(name)
+    if step is not None and step in steps:
+        return steps[step]
     there = ", ".join(map(str, sorted(step for step in steps if step is not None))) or "none"
     raise RunError(f"{run_dir}: no checkpoint {name!r}. Say latest, best or one of these steps: {there}.")
 
@@ -203,6 +231,23 @@ def load_tensor_file(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: no readable safetensors file ({error}).") from error
     return tensors
+
+
+def tensor_kinds(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type (``F32``, ``I64``, ...) and shape of each tensor of a safetensors file; no tensor is loaded.
+
+    Raises:
+        RunError: It is missing, a pickle (which is never opened), or no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    refuse_pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            return {name: (str(one.get_dtype()), tuple(one.get_shape())) for name, one in slices.items()}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: no readable safetensors file ({error}).") from error
 
 
 def refuse_pickle(path: Path) -> None:
@@ -251,7 +296,12 @@ def set_aside(run_dir: Path, *, after_step: int) -> list[Path]:
     return moved
 
 
-def _pointed_to(pointer: Path) -> Path:
+def pointed_to(pointer: Path) -> Path:
+    """The folder that ``latest`` or ``best`` names.
+
+    Raises:
+        RunError: It names none, or one that is not there.
+    """
     with pointer.open("rb") as file:
         name = file.read(100).decode("ascii", "replace").strip()
     if step_of(name) is None:

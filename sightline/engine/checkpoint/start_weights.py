@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sightline.config.errors import RunError
 from sightline.config.printable import printable
 from sightline.engine.checkpoint.reader import load_tensor_file, load_tensors, open_checkpoint
+from sightline.engine.checkpoint.release import find_release
 from sightline.engine.loop import Training
 from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.task import Task
@@ -153,6 +154,9 @@ def copy_what_fits(task: Task, given: Mapping[str, Tensor], *, source: str, part
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
     """Tensors of what a user names, and what that is."""
     if path.is_file() and path.name not in ("latest", "best"):
+        release = find_release(path)
+        if release is not None:
+            return f"{printable(path)} ({release.which})", load_tensor_file(path)
         return printable(path), load_tensor_file(path)
     checkpoint = open_checkpoint(path)
     group, which = ("ema", "averaged") if "ema.safetensors" in checkpoint.manifest.files else ("model", "live")

@@ -1,7 +1,7 @@
 """Files and folders that are either the old ones or the new ones, never half of each."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,12 +9,12 @@ WRITING = ".writing-"
 """Start of the name of everything that is still being written; what a killed process leaves is known by it."""
 
 
-def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+def replace_file(path: Path, data: bytes | Iterable[bytes | memoryview], *, durable: bool = True) -> None:
     """Put ``data`` at ``path`` in one stroke: readers see the old content or the new one.
 
     Args:
         path: The file; its folder exists.
-        data: All of its new content.
+        data: All of its new content, in one piece or in several.
         durable: Wait until the disk has it, so that it outlives a power cut too. Without, it outlives a kill.
 
     Raises:
@@ -24,7 +24,8 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     try:
         with naming(path):
             with temporary.open("wb") as file:
-                file.write(data)
+                for part in (data,) if isinstance(data, bytes) else data:
+                    file.write(part)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
