@@ -155,6 +155,11 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
     """Tensors of what a user names, and what that is."""
     if path.is_file() and path.name not in ("latest", "best"):
         release = find_release(path)
+        if release is not None and release.header.packed:
+            raise RunError(
+                f"{printable(path)}: is packed and holds only the signs of its binary weights, which training "
+                "cannot go on from. Give the run that it was made of, or a file of `sightline release`."
+            )
         if release is not None:
             return f"{printable(path)} ({release.which})", load_tensor_file(path)
         return printable(path), load_tensor_file(path)

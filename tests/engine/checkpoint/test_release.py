@@ -134,7 +134,7 @@ def test_other_safetensors_files_are_told_apart(tmp_path, path):
 
 
 def test_a_file_of_a_newer_version_asks_for_an_update(path):
-    forge(path, lambda fields: fields.update(version=2))
+    forge(path, lambda fields: fields.update(version=3))
     with pytest.raises(RunError, match="Update sightline"):
         read_release(path)
 
