@@ -120,7 +120,7 @@ def test_code_in_sentences_ends_on_its_line(page):
 def with_data(tmp_path, monkeypatch):
     """A folder in which the data sets that the pages speak of exist."""
     monkeypatch.chdir(tmp_path)
-    for name in ("my_data", "other_data"):
+    for name in ("my_data", "other_data", "cifar-10-python.tar.gz", "mnist", "imagenet"):
         (tmp_path / name).mkdir()
     return tmp_path
 
