@@ -21,7 +21,8 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="sightline",
-    help="Train, resume, evaluate and look at perception models. Start with: sightline train yolov7-tiny-small",
+    help="Train, resume, evaluate and look at perception models. Start with: sightline train "
+    "yolov7-tiny-small (boxes on images) or small-cnn (one class an image)",
     epilog="Exit codes: 0 done, 1 failed, 2 you must change something, 3 stopped on request, go on with resume.",
     no_args_is_help=True,
     add_completion=True,
