@@ -1,8 +1,8 @@
 """Networks with one-bit weights and activations, trained as BMXNet v2 does; binary weights are not decayed.
 
-Values without a source of their own are those of the published runs on CIFAR-10. Learning rates are looked up by the
-number of updates made, counted from 1: a rate by steps falls with the last update of the epoch before, and a cosine is
-at 0 in the last two.
+Values without a source of their own are those of the published runs on CIFAR-10. Rates of binary networks are looked
+up by the number of updates made, counted from 1: a rate by steps falls with the last update of the epoch before, and a
+cosine is at 0 in the last two.
 """
 
 from __future__ import annotations

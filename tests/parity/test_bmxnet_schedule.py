@@ -40,7 +40,7 @@ def run_of(case):
         changes.append(f"schedule.warmup.iterations={warmup - 1}")
     if case["mode"] == "step":
         steps = [f"schedule.milestones=[{case['lr_steps']}]", f"schedule.gamma={case['lr_factor']}"]
-        return api.resolve("binary-resnet", [*changes, *steps])[0]
+        return api.resolve("resnet-e18-cifar", [*changes, *steps])[0]
     if case["mode"] != "constant":
         changes += [f"schedule.begin={warmup}"] * (warmup > 0) + ["schedule.power=2"] * (case["mode"] == "poly")
     return api.resolve("meliusnet", [*changes, f"schedule.kind={case['mode']}"])[0]
@@ -74,7 +74,7 @@ def test_every_update_of_the_recipes_has_the_recorded_rate():
 
 
 def test_the_published_run_on_cifar_falls_with_update_number_29250_which_is_the_last_of_75_epochs():
-    config, _ = api.resolve("binary-resnet")
+    config, _ = api.resolve("resnet-e18-cifar")
     assert (config.epochs, config.samples_per_batch, config.lr) == (150, 128, 0.01)
     # 75, 100 and 125 epochs of 390 updates are 29250, 39000 and 48750; the value number 1 is that of the first update.
     falls = [29250, 39000, 48750]
@@ -85,7 +85,7 @@ def test_the_published_run_on_cifar_falls_with_update_number_29250_which_is_the_
 def test_the_cosine_of_the_best_run_on_cifar_starts_behind_its_warm_up():
     # 5 epochs are 1950 updates, of which number 1949 has the whole rate; the cosine then has 56549 steps to 0.
     changes = ["lr=0.02", "schedule.kind=cosine", "schedule.interval=step", "schedule.final_at=last"]
-    config, _ = api.resolve("binary-resnet", [*changes, "schedule.begin=1950", "schedule.warmup.iterations=1949"])
+    config, _ = api.resolve("resnet-e18-cifar", [*changes, "schedule.begin=1950", "schedule.warmup.iterations=1949"])
     number = np.arange(1, 150 * 390 + 1)
     share = np.clip((number - 1950) / (145 * 390 - 1), 0, 1)
     expected = np.where(number < 1949, 0.02 * number / 1949, 0.01 * (1 + np.cos(math.pi * share)))

@@ -23,7 +23,7 @@ def training_batches(recipe, changes, data):
 def test_a_last_batch_that_is_not_full_can_be_left_out_of_training_alone(tmp_path, drop, expected):
     data = class_zoo.write_cifar_python(tmp_path / "cifar")  # 10 images to train on, 2 to test
     changes = ["batch_size=4", "eval_batch_size=4", "data.val_split=test", f"data.drop_last={drop}"]
-    assert training_batches("binary-resnet", changes, data) == {"train": expected, "val": [2]}
+    assert training_batches("resnet-e18-cifar", changes, data) == {"train": expected, "val": [2]}
 
 
 def test_so_it_can_for_detectors(tmp_path):
