@@ -125,7 +125,7 @@ MISTAKES = {
     "no epochs": (f"{TRAIN} epochs=0", "epochs", "greater than 0"),
     "negative rate": (f"{TRAIN} lr=-0.1", "lr", "greater than 0"),
     "share above one": (f"{TRAIN} augment.mosaic=1.5", "augment.mosaic", "less than or equal to 1"),
-    "unknown choice": (f"{TRAIN} optimizer.kind=sdg", "'sgd', 'adam' or 'adamw'", "Did you mean 'sgd'"),
+    "unknown choice": (f"{TRAIN} optimizer.kind=sdg", "'sgd', 'adam', 'adamw'", "Did you mean 'sgd'"),
     "end of a curve that has none": (
         f"{TRAIN} schedule.kind=constant schedule.final=0.1",
         "schedule.final does nothing in a 'constant' policy",
