@@ -61,7 +61,7 @@ def import_bmxnet(
 
     Args:
         file: MXNet's parameters, ``*.params``.
-        recipe: Of a classifier with the same network, such as ``binary-resnet``.
+        recipe: Of a classifier with the same network, such as ``resnet-e18-cifar``.
         changes: ``key=value`` texts that make its network the one that was trained.
         data: Data set with the names of the classes, in their order; they are called ``0``, ``1``, ... without it.
         out: The file to write, ``*.safetensors``. Default: one in the current folder, named after ``file``.

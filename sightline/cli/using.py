@@ -223,8 +223,8 @@ def pack(
     eval and predict take the file like that of sightline release, and count equal bits.
 
     Examples:
-        sightline pack runs/binary-resnet/1
-        sightline pack runs/binary-resnet/1 --out small.safetensors --half fp16
+        sightline pack runs/resnet-e18-cifar/1
+        sightline pack runs/resnet-e18-cifar/1 --out small.safetensors --half fp16
         sightline pack network.safetensors --out small.safetensors
     """
     from sightline import api
@@ -282,7 +282,7 @@ def export(
     Examples:
         sightline export runs/small-cnn/1 --out classifier.onnx
         sightline export runs/small-cnn/1 --dynamic-batch --opset 18 --input float32
-        sightline export runs/binary-resnet/1 --format bmxnet --out resnet.params
+        sightline export runs/resnet-e18-cifar/1 --format bmxnet --out resnet.params
         sightline export small.safetensors --format bmxnet --layout float
     """
     from sightline import api
@@ -318,7 +318,7 @@ def import_bmxnet(
     recipe: Annotated[
         str,
         typer.Option(
-            help="a classifier with the same network, e.g. binary-resnet",
+            help="a classifier with the same network, e.g. resnet-e18-cifar",
             show_default=False,
             autocompletion=recipe_names,
         ),
@@ -335,7 +335,7 @@ def import_bmxnet(
     KEY=VALUE make the recipe's network the one that was trained. The names of the classes are those of --data.
 
     Examples:
-        sightline import bmxnet resnet.params --recipe binary-resnet model.variant=resnet18_e1
+        sightline import bmxnet resnet.params --recipe resnet-e18-cifar model.variant=resnet18_e1
         sightline import bmxnet lenet.params --recipe lenet --data mnist --out lenet.safetensors
     """
     from sightline import api

@@ -108,7 +108,9 @@ def test_halves_are_those_of_a_release_and_signs_stay(place, file, tmp_path):
     ours, theirs = sightline.load(half.path)(pixels()).logits, sightline.load(place / "run")(pixels()).logits
     torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
     released = api.release(place / "run", out=tmp_path / "r.safetensors", half="fp16")
-    assert api.pack(released.path, out=tmp_path / "b.safetensors").weights == "packed live weights in fp16"
+    again = api.pack(released.path, out=tmp_path / "b.safetensors")
+    there = load_file(again.path)
+    assert again.weights == half.weights and all(torch.equal(there[name], small[name]) for name in small)
     with pytest.raises(UserError, match="stored in fp16 already"):
         api.pack(released.path, out=tmp_path / "c.safetensors", half="bf16")
 

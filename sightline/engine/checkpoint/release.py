@@ -133,6 +133,8 @@ def halved(tensors: Mapping[str, Tensor], half: Half, *, source: str) -> dict[st
     Vectors stay as they are: running statistics, scales and biases are a few thousandths of the bytes, and the ones
     that rounding hurts most.
 
+    What is below zero stays below zero, however small it is: of a binary weight nothing but the sign counts.
+
     Args:
         tensors: By name.
         half: fp16 keeps 11 bits of a number and reaches to 65504; bf16 keeps 8 and the whole range.
@@ -144,13 +146,20 @@ def halved(tensors: Mapping[str, Tensor], half: Half, *, source: str) -> dict[st
     out = {}
     for name, tensor in tensors.items():
         is_halved = tensor.dtype == torch.float32 and tensor.dim() > 1
-        out[name] = tensor.to(HALVES[half]) if is_halved else tensor
+        out[name] = _rounded(tensor, HALVES[half]) if is_halved else tensor
         if is_halved and not torch.equal(out[name].isfinite(), tensor.isfinite()):
             raise RunError(
                 f"{source}: {printable(name, limit=200)} holds numbers up to {float(tensor.abs().max()):.3g}, too "
                 f"large for {half}. {'Take bf16, or leave' if half == 'fp16' else 'Leave'} the weights as they are."
             )
     return out
+
+
+def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    about = torch.finfo(dtype)
+    least = about.smallest_normal * about.eps  # the number next to 0
+    rounded = tensor.to(dtype)
+    return rounded.masked_fill_((rounded == 0) & (tensor < 0), -least)
 
 
 def write_release(path: Path, header: ReleaseHeader, tensors: Mapping[str, Tensor]) -> Release:
