@@ -190,7 +190,9 @@ class ClassificationRun(ImageRun, abc.ABC):
             mean_rgb=(mean[0], mean[len(mean) // 2], mean[-1]),
             cache=self.data.cache,
         )
-        sampler = source.sampler(self.samples_per_batch, rank=share.rank, num_processes=share.count)
+        sampler = source.sampler(
+            self.samples_per_batch, rank=share.rank, num_processes=share.count, drop_last=self.data.drop_last
+        )
         return BatchLoader(source, sampler, workers=self.workers, kind=self.data.loader)
 
     def eval_loader(self, val: ClassLabels, task: Task, share: Share) -> BatchLoader:

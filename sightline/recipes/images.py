@@ -32,6 +32,9 @@ class ImageDataConfig(Config):
     """Part of the data set to evaluate on."""
     on_fault: Literal["refuse", "skip"] = "refuse"
     """What to do with images whose file or truth is broken: stop and list them, or leave them out and say how many."""
+    drop_last: bool = False
+    """Leave out the last training batch of an epoch where it is not full, unless it is the only one; its samples wait
+    for another epoch. Validation uses every sample in any case."""
     cache: Literal["none", "ram", "disk"] = "none"
     """Keep decoded images in memory, or in one packed file in the cache folder (never beside the data)."""
     loader: Literal["threads", "processes"] = "threads"

@@ -16,7 +16,6 @@ from sightline import __version__
 from sightline.data.formats.find import open_dataset
 from sightline.recipes import RECIPES
 from tests.cli.tool import RECIPE, TINY, files_in, sightline, typed, without_report
-from tests.engine.toy import toy_run
 
 RUN = f"runs/{RECIPE}/1"
 COCO_FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100")
@@ -264,7 +263,7 @@ def test_runs_are_compared_reported_and_told(workplace, tmp_path):
 
 
 def test_a_comparison_is_written_as_json(workplace, tmp_path, monkeypatch):
-    monkeypatch.setitem(RECIPES, "toy", toy_run)
+    monkeypatch.setitem(RECIPES, "toy", "tests.engine.toy:toy_run")
     trained(tmp_path, "toy", "--out", "toy", "evaluate.best.metric=accuracy")
     compared = sightline("compare", RUN, tmp_path / "toy", "--json", tmp_path / "both.json", cwd=workplace)
     assert compared.code == 0, compared.err
@@ -353,13 +352,21 @@ def test_help_teaches_with_examples(tmp_path):
     assert typed("--version", cwd=tmp_path).out == f"sightline {__version__}\n"
 
 
-def test_completion_knows_the_recipes(tmp_path):
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("sightline train yolov7-t", {"yolov7-tiny", "yolov7-tiny-small", "yolov7-tiny-world"}),
+        ("sightline check my_data --format c", {"coco", "class_folders", "cifar_python", "cifar_binary"}),
+        ("sightline world city --format c", {"coco"}),
+    ],
+)
+def test_completion_knows_recipes_and_formats(line, expected):
     command = "import sys; sys.argv = ['sightline']; from sightline.cli.main import app; app(prog_name='sightline')"
     env = {
         **os.environ,
         "_SIGHTLINE_COMPLETE": "complete_bash",
-        "COMP_WORDS": "sightline train yolov7-t",
-        "COMP_CWORD": "2",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
     }
     done = subprocess.run([sys.executable, "-c", command], env=env, capture_output=True, text=True, check=False)
-    assert set(done.stdout.split()) == {"yolov7-tiny", "yolov7-tiny-small", "yolov7-tiny-world"}
+    assert set(done.stdout.split()) == expected
