@@ -131,7 +131,7 @@ class RunConfig(Config):
     workers: NonNegativeInt = 2
     """Threads or processes that prepare batches; 0 prepares them in the training thread."""
     weights: PathText | None = None
-    """Start from the weights of this run, checkpoint or safetensors file, as far as names and shapes fit."""
+    """Start from the weights of this run, checkpoint or file (safetensors or torch.save), as far as they fit."""
     partial_weights: bool = False
     """Of weights with another shape, copy the leading part that file and model both have."""
     freeze: Patterns = ()

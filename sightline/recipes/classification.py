@@ -17,6 +17,7 @@ from sightline.data.class_source import ClassEvalSource, ClassTrainSource
 from sightline.data.faults import enforce
 from sightline.data.formats.class_source import ClassSource
 from sightline.data.formats.find_classes import ClassFormatName, open_class_dataset
+from sightline.data.formats.source import SplitSource
 from sightline.data.loader import BatchLoader
 from sightline.data.transforms.class_augment import ClassAugmentConfig
 from sightline.data.world.config import EmbeddedCropsConfig
@@ -41,6 +42,8 @@ class ClassDataConfig(ImageDataConfig):
     """Which format, where a folder holds several; found by looking when left out."""
     class_names: tuple[str, ...] | None = None
     """Names of the classes in their order; found by looking when left out."""
+    val_split: str = "val"
+    """Part of the data set to evaluate on. Where there is no val, as in CIFAR and MNIST, val means test."""
     val_fraction: float = Field(0.0, ge=0, lt=1)
     """Cut this share of the training images as the split ``val``, where the data set has none."""
     grey: bool = False
@@ -159,6 +162,11 @@ class ClassificationRun(ImageRun, abc.ABC):
         if self.data.path is None or self.data.class_names is not None or self.open_data().format != "idx":
             return self
         return self.but(data=self.data.but(class_names=class_names))
+
+    def evaluated_split(self, source: SplitSource[Any]) -> str:
+        """``data.val_split``; ``test`` where that is ``val`` and there is none."""
+        wanted = self.data.val_split
+        return "test" if wanted == "val" and "val" not in source.splits and "test" in source.splits else wanted
 
     def open_data(self) -> ClassSource:
         """The data set, or objects of the built-in world where none is named."""

@@ -125,7 +125,8 @@ class ImageRun(RunConfig, abc.ABC):
     def open_source(self, source: SplitSource[Any], *, training: bool = True, share: Share = WHOLE) -> Problem:
         """As ``open``, of a data set that is open already."""
         messages = [str(fault) for fault in source.faults]
-        val = self.read_split(source, self.data.val_split, messages)
+        evaluated = self.evaluated_split(source)
+        val = self.read_split(source, evaluated, messages)
         train = self.read_split(source, self.data.train_split, messages) if training else None
         seed_everything(self.seed)
         task = self.build_task(val)
@@ -136,10 +137,14 @@ class ImageRun(RunConfig, abc.ABC):
             messages=messages,
             facts=self._facts([split for split in (train, val) if split is not None]),
             unit="images",
-            source=f"{printable(self.data.path or 'the built-in world')}, {printable(self.data.val_split)}",
+            source=f"{printable(self.data.path or 'the built-in world')}, {printable(evaluated)}",
             headline=self.headline,
             figures=tuple(task.new_metric().compute()),
         )
+
+    def evaluated_split(self, source: SplitSource[Any]) -> str:
+        """Name of the part of a data set that is evaluated."""
+        return self.data.val_split
 
     def with_classes(self, class_names: tuple[str, ...]) -> ImageRun:
         """The run with the names of the classes given, where its data has no list of them."""
