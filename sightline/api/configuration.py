@@ -431,7 +431,7 @@ def write_config(config: RunConfig, path: Path) -> None:
     """The resolved configuration as YAML that ``--from`` and ``resume`` read; paths are absolute, to be found again."""
     import yaml
 
-    from sightline.engine.run_folder.atomic_file import replace_file
+    from sightline.files.atomic_file import replace_file
 
     text = yaml.safe_dump(plain_values(config.model_dump()), sort_keys=False, allow_unicode=True)
     replace_file(path, f"# Repeat this run with: sightline train --from {quote(str(path.parent))}\n{text}".encode())

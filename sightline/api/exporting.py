@@ -167,7 +167,7 @@ def _params(model: ImageModel, layout: Layout, name: str) -> tuple[bytes, list[s
 
 
 def _write(path: Path, content: bytes) -> None:
-    from sightline.engine.run_folder.atomic_file import replace_file
+    from sightline.files.atomic_file import replace_file
 
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)

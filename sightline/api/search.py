@@ -341,7 +341,7 @@ class _Search:
         return f"trial {result.trial} of {self.plan.trials}: {what}{' (best so far)' if is_best else ''}  {tried}{why}"
 
     def _write(self) -> None:
-        from sightline.engine.run_folder.atomic_file import replace_file
+        from sightline.files.atomic_file import replace_file
 
         lines = [one.model_dump_json() + "\n" for one in self.told]
         replace_file(self.folder / TRIALS_FILE, "".join(lines).encode())

@@ -108,7 +108,7 @@ class Plan(Config):
 
     def write(self, folder: Path) -> None:
         """Write it into the search's folder."""
-        from sightline.engine.run_folder.atomic_file import replace_file
+        from sightline.files.atomic_file import replace_file
 
         replace_file(folder / SEARCH_FILE, self.model_dump_json(indent=1).encode() + b"\n")
 
@@ -294,7 +294,7 @@ def write_trial_file(path: Path, content: Mapping[str, Any], *, head: str = "") 
     """
     import yaml
 
-    from sightline.engine.run_folder.atomic_file import replace_file
+    from sightline.files.atomic_file import replace_file
 
     text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
     replace_file(path, f"{f'# {head}' + chr(10) if head else ''}{text}".encode())

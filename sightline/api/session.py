@@ -121,11 +121,11 @@ def train_in_folder(
     from sightline.engine.distributed.processes import WHOLE
     from sightline.engine.going_on import class_name, how_to_resume
     from sightline.engine.loop import Training
-    from sightline.engine.run_folder.atomic_file import replace_file
     from sightline.engine.run_folder.crash_report import crash_reported
     from sightline.engine.run_folder.folder import CONFIG_FILE, DATA_FILE, remove_if_unused
     from sightline.engine.run_folder.run_record import end_session, start_session
     from sightline.engine.session import run_session
+    from sightline.files.atomic_file import replace_file
 
     started = False
     kind = class_name(type(config))

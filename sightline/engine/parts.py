@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from sightline.config.printable import counted
-from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.seed import reseed
+from sightline.files.atomic_file import replace_file
 
 if TYPE_CHECKING:
     from sightline.engine.loop import Training

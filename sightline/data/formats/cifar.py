@@ -4,7 +4,7 @@ Both hold 32x32 RGB images as planes, 3,072 bytes each (https://www.cs.toronto.e
 
 python
     Pickles: ``data_batch_1`` to ``data_batch_5``, ``test_batch`` and ``batches.meta`` (CIFAR-10); ``train``, ``test``
-    and ``meta`` (CIFAR-100). They are read by ``sightline.config.safe_pickle``, which runs nothing.
+    and ``meta`` (CIFAR-100). They are read by ``sightline.files.safe_pickle``, which runs nothing.
 binary
     Records of one byte for the class and the image: ``data_batch_1.bin`` ...; of two bytes for coarse and fine class
     and the image: ``train.bin``, ``test.bin``. Names stand in ``batches.meta.txt`` or ``fine_label_names.txt``.
@@ -25,7 +25,6 @@ import numpy as np
 
 from sightline.config.printable import counted, printable
 from sightline.config.safe_file import FileReadError, cure_of, read_regular_file
-from sightline.config.safe_pickle import PickleRefusedError, read_pickle
 from sightline.data.annotations import Ints
 from sightline.data.class_labels import ClassLabels, Pixels
 from sightline.data.faults import FormatError
@@ -34,6 +33,7 @@ from sightline.data.formats.class_names import checked_names
 from sightline.data.formats.class_source import ClassSource, packed_labels
 from sightline.data.formats.image_files import entries_of, is_folder
 from sightline.data.formats.source import sorted_splits
+from sightline.files.safe_pickle import PickleRefusedError, read_pickle
 
 SIDE = 32
 IMAGE_BYTES = 3 * SIDE * SIDE

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sightline.engine.callback import Callback, EvaluationReport
-from sightline.engine.run_folder.atomic_file import naming, replace_file
 from sightline.engine.task import Loader, Picture, Task
+from sightline.files.atomic_file import naming, replace_file
 
 if TYPE_CHECKING:
     from sightline.engine.loop import Training

@@ -10,8 +10,8 @@ from typing import Any
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.loop import Training
 from sightline.engine.memory import peak_memory
-from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.stopwatch import Stopwatch, Times
+from sightline.files.atomic_file import replace_file
 
 PROFILE_FILE = "profile.json"
 PARTS = {

@@ -23,7 +23,7 @@ from sightline.engine.checkpoint.layout import (
     read_manifest,
     step_of,
 )
-from sightline.engine.run_folder.atomic_file import fsync_path
+from sightline.files.atomic_file import fsync_path
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".tar")
 """Names that other systems give to pickles."""

@@ -29,7 +29,7 @@ from sightline.config.printable import printable
 from sightline.engine.checkpoint.host_buffer import CHUNK_BYTES, HostBuffer
 from sightline.engine.checkpoint.layout import DamagedCheckpointError, from_state_text, state_text
 from sightline.engine.checkpoint.reader import load_tensor_file, refuse_pickle
-from sightline.engine.run_folder.atomic_file import replace_file
+from sightline.files.atomic_file import replace_file
 
 FORMAT: Literal["sightline-release"] = "sightline-release"
 VERSION: Literal[2] = 2

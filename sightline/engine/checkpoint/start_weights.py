@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from sightline.config.errors import RunError
 from sightline.config.printable import printable
-from sightline.config.torch_file import is_torch_file, read_torch_file
-from sightline.config.torch_weights import WeightsError, find_weights
 from sightline.engine.checkpoint.matching_names import match_names
 from sightline.engine.checkpoint.reader import load_tensor_file, load_tensors, open_checkpoint
 from sightline.engine.checkpoint.release import find_release
 from sightline.engine.loop import Training
-from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.task import Task
 from sightline.engine.tensor_names import group_of_name, shared_parts
+from sightline.files.atomic_file import replace_file
+from sightline.files.torch_file import is_torch_file, read_torch_file
+from sightline.files.torch_weights import WeightsError, find_weights
 
 START_WEIGHTS_FILE = "start_weights.txt"
 """In the run's folder: a line for every tensor of the model and of the file."""

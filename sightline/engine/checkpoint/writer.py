@@ -42,7 +42,7 @@ from sightline.engine.checkpoint.layout import (
     step_of,
 )
 from sightline.engine.checkpoint.retention import BestBy, CheckpointConfig, Saved, improvements, kept_steps, ranked
-from sightline.engine.run_folder.atomic_file import WRITING, fsync_path, replace_file
+from sightline.files.atomic_file import WRITING, fsync_path, replace_file
 
 REMOVING = ".removing-"
 """Start of the name of a checkpoint that is being deleted."""

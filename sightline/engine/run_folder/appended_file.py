@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sightline.engine.run_folder.atomic_file import naming
+from sightline.files.atomic_file import naming
 
 
 class AppendedFile:

@@ -30,13 +30,13 @@ from typing import TYPE_CHECKING, Any
 from sightline.config.errors import UserError
 from sightline.engine.distributed.processes import LostProcessError, is_lost
 from sightline.engine.memory import peak_memory
-from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.run_folder.fatal_stacks import fatal_end, fatal_stacks, forget_fatal_stacks
 from sightline.engine.run_folder.folder import is_run
 from sightline.engine.run_folder.metrics_log import METRICS_FILE
 from sightline.engine.run_folder.run_record import is_secret, redacted
 from sightline.engine.run_folder.secrets import Secrets
 from sightline.engine.stop import StoppedAtOnce
+from sightline.files.atomic_file import replace_file
 
 if TYPE_CHECKING:
     from sightline.engine.distributed.processes import Share

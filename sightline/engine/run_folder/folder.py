@@ -8,9 +8,9 @@ from pathlib import Path
 from shlex import quote
 
 from sightline.config.errors import RunError, did_you_mean
-from sightline.engine.run_folder.atomic_file import WRITING
 from sightline.engine.run_folder.lock import HOLDER_FILE, LOCK_FILE
 from sightline.engine.run_folder.run_record import RUN_FILE
+from sightline.files.atomic_file import WRITING
 
 RUNS = Path("runs")
 """Where runs go when nothing else is said: ``runs/<recipe>/<number or name>``."""

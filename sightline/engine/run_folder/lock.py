@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from sightline.config.base import Config
 from sightline.config.errors import RunError
-from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.run_folder.process_identity import ProcessIdentity, boot_id
 from sightline.engine.run_folder.status import STALE_SECONDS, read_status
+from sightline.files.atomic_file import replace_file
 
 LOCK_FILE = ".lock"
 HOLDER_FILE = ".lock.json"

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sightline.engine.finite import BadStep
-from sightline.engine.run_folder.atomic_file import naming
+from sightline.files.atomic_file import naming
 
 NONFINITE_FILE = "nonfinite.jsonl"
 

@@ -20,8 +20,8 @@ from pydantic import Field, ValidationError
 
 from sightline.config.base import Config
 from sightline.config.errors import RunError
-from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.run_folder.process_identity import ProcessIdentity
+from sightline.files.atomic_file import replace_file
 
 RUN_FILE = "run.json"
 Outcome = Literal["done", "failed", "interrupted"]

@@ -13,8 +13,8 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from sightline.config.base import Config
-from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.run_folder.process_identity import ProcessIdentity
+from sightline.files.atomic_file import replace_file
 
 STATUS_FILE = "status.json"
 STALE_SECONDS = 60.0

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sightline.engine.run_folder.appended_file import AppendedFile
-from sightline.engine.run_folder.atomic_file import WRITING, naming
 from sightline.engine.run_folder.metrics_log import read_rows
 from sightline.engine.trackers.tracker import TrackedRow
+from sightline.files.atomic_file import WRITING, naming
 
 CSV_FILE = "metrics.csv"
 FIRST_COLUMNS = ("step", "epoch", "kind")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from sightline.config.errors import ConfigError
 from sightline.engine.callback import Callback
-from sightline.engine.run_folder.atomic_file import replace_file
 from sightline.engine.run_folder.folder import RUNS
 from sightline.engine.run_folder.secrets import without_secrets
 from sightline.engine.trackers.apart import TrackerApart
@@ -23,6 +22,7 @@ from sightline.engine.trackers.background import BackgroundTracker
 from sightline.engine.trackers.csv_table import CSV_FILE, CsvTracker
 from sightline.engine.trackers.tensorboard import TensorBoardTracker
 from sightline.engine.trackers.tracker import Histogram, TrackedRow, Tracker
+from sightline.files.atomic_file import replace_file
 
 if TYPE_CHECKING:
     from sightline.config.base import Config

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sightline.engine.run_folder.atomic_file import WRITING, fsync_path
 from sightline.engine.trackers.tracker import TrackedRow
+from sightline.files.atomic_file import WRITING, fsync_path
 
 STORE_FILE = "mlflow.db"
 ARTIFACTS = "mlartifacts"

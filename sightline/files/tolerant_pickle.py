@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from sightline.config.printable import printable
-from sightline.config.safe_pickle import PLAIN_KEYS, Constructor, Machine, Unbuilt, finished
+from sightline.files.safe_pickle import PLAIN_KEYS, Constructor, Machine, Unbuilt, finished
 
 
 @dataclass(eq=False, slots=True, repr=False)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sightline.config.safe_pickle import PickleRefusedError, read_pickle
+from sightline.files.safe_pickle import PickleRefusedError, read_pickle
 from tests.faults.hostile import Payload
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

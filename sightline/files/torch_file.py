@@ -32,8 +32,8 @@ from torch import Tensor
 from sightline.config.errors import RunError
 from sightline.config.printable import printable
 from sightline.config.safe_file import FileReadError, open_regular_file
-from sightline.config.safe_pickle import CONSTRUCTORS, Constructor, PickleRefusedError, run_pickle
-from sightline.config.tolerant_pickle import Foreign, TolerantMachine, set_of
+from sightline.files.safe_pickle import CONSTRUCTORS, Constructor, PickleRefusedError, run_pickle
+from sightline.files.tolerant_pickle import Foreign, TolerantMachine, set_of
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """First value of a file of the older format."""

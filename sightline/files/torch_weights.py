@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sightline.config.tolerant_pickle import Foreign
+from sightline.files.tolerant_pickle import Foreign
 
 AVERAGED = ("ema", "state_dict_ema", "model_ema", "ema_state_dict", "params_ema")
 """Keys under which files keep averaged weights."""

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sightline.config.errors import RunError
-from sightline.config.tolerant_pickle import Foreign
-from sightline.config.torch_file import is_torch_file, read_torch_file
-from sightline.config.torch_weights import WeightsError, find_weights
+from sightline.files.tolerant_pickle import Foreign
+from sightline.files.torch_file import is_torch_file, read_torch_file
+from sightline.files.torch_weights import WeightsError, find_weights
 from tests.faults.hostile import Payload
 
 DTYPES = (
