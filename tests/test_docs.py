@@ -120,8 +120,9 @@ def test_code_in_sentences_ends_on_its_line(page):
 def with_data(tmp_path, monkeypatch):
     """A folder in which the data sets that the pages speak of exist."""
     monkeypatch.chdir(tmp_path)
-    for name in ("my_data", "other_data"):
+    for name in ("my_data", "other_data", "mnist"):
         (tmp_path / name).mkdir()
+    (tmp_path / "cifar-10-python.tar.gz").touch()
     return tmp_path
 
 
