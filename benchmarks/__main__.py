@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NOT_SCRIPTS = {"__init__", "__main__", "ready", "timing"}
+NOT_SCRIPTS = {"__init__", "__main__", "loop_model", "loop_peers", "ready", "timing"}
 
 
 def scripts() -> dict[str, str]:

@@ -12,8 +12,11 @@ Rows. ``by_hand``: the base, as one writes it, with ``torch.optim.SGD``, ``Lambd
 ``by_hand_fused``: the same without a ``DataLoader``, stepping with ``fused=True``. ``by_hand_kernels``: torch's private
 kernels called directly on ready lists, the least that these duties cost. ``bare``: forward, backward and step by hand,
 nothing else. ``ours``: as above, without what only ``ours_everything`` has; ``ours_bar`` with the progress bar;
-``ours_tensorboard`` with event files. ``accelerate`` and ``lightning`` (Fabric), where they are installed, do less: no
-clipping, average, schedule or log.
+``ours_tensorboard`` with event files. Peers, where they are installed: the loops of Accelerate, Fabric, Lightning,
+mmengine, Ignite and Ultralytics, bare and with duties; ``loop_peers.py`` says what each row does. A bare one also has
+``extra_cpu_us_over_bare``, its own price without the duties that it leaves out. All of them were seen to run with
+torch 2.15: accelerate 1.15.0, lightning 2.6.6, mmengine 0.10.7, pytorch-ignite 0.5.5, ultralytics 8.4.190. One that
+does not run is left out, and stderr and ``left_out`` say why.
 
 A step's time is taken between the starts of two forward passes, after the first 50, so that set-up, evaluation and
 the checkpoint at the end do not count. ``calls`` are the function calls of a step, which no other process on the
@@ -24,13 +27,12 @@ import argparse
 import contextlib
 import copy
 import cProfile
-import importlib.util
 import io
 import os
 import pstats
 import statistics
+import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.loop_model import LOG_EVERY, STAMPS, Net, Ready, data_loader
+from benchmarks.loop_peers import PEERS
 from benchmarks.ready import ReadyBatch, ReadyLoader
 from benchmarks.timing import emit
 from sightline.engine.callback import Callback, StepReport
@@ -51,46 +55,7 @@ from sightline.engine.run_config import Problem, RunConfig
 from sightline.engine.session import run_session
 from sightline.engine.task import Task
 
-LOG_EVERY = 50
 SKIP = 50
-STAMPS: list[tuple[float, float]] = []
-
-
-class Net(nn.Module):
-    """The model; its forward pass notes the time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 64) -> (B, 10)."""
-        STAMPS.append((time.perf_counter(), time.process_time()))
-        return self.layers(x)
-
-
-class Ready(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Four ready batches in turn."""
-
-    def __init__(self, steps: int) -> None:
-        random = torch.Generator().manual_seed(0)
-        self.steps = steps
-        self.x = torch.randn(4, 32, 64, generator=random)
-        self.y = torch.randint(0, 10, (4, 32), generator=random)
-        self.pairs = [(self.x[k], self.y[k]) for k in range(4)]
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if index >= self.steps:
-            raise IndexError
-        return self.x[index % 4], self.y[index % 4]
-
-
-def data_loader(steps: int) -> Any:
-    return torch.utils.data.DataLoader(Ready(steps), batch_size=None, num_workers=0)
 
 
 def from_memory(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -240,33 +205,10 @@ def ours_everything(steps: int, folder: Path) -> None:
     ours(steps, folder, bar=True, trackers=["tensorboard"], callbacks=crew, early_stopping={"patience": 10})
 
 
-def accelerate(steps: int, folder: Path) -> None:
-    from accelerate import Accelerator
+Row = Callable[[int, Path], None]
+"""Trains for so many steps; what it writes goes to the folder."""
 
-    accelerator = Accelerator(cpu=True)
-    net = Net()
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
-    net, optimizer, batches = accelerator.prepare(net, optimizer, data_loader(steps))
-    for x, y in batches:
-        with accelerator.accumulate(net):
-            optimizer.zero_grad()
-            accelerator.backward(F.cross_entropy(net(x), y))
-            optimizer.step()
-
-
-def fabric(steps: int, folder: Path) -> None:
-    from lightning.fabric import Fabric
-
-    lightning = Fabric(accelerator="cpu", devices=1)
-    net = Net()
-    net, optimizer = lightning.setup(net, torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9))
-    for x, y in lightning.setup_dataloaders(data_loader(steps)):
-        optimizer.zero_grad(set_to_none=True)
-        lightning.backward(F.cross_entropy(net(x), y))
-        optimizer.step()
-
-
-ROWS: dict[str, Callable[[int, Path], None]] = {
+ROWS: dict[str, Row] = {
     "by_hand": by_hand,
     "ours": ours,
     "ours_everything": ours_everything,
@@ -276,30 +218,72 @@ ROWS: dict[str, Callable[[int, Path], None]] = {
     "ours_tensorboard": lambda steps, folder: ours(steps, folder, trackers=["tensorboard"]),
     "bare": bare,
 }
-PEERS = {"accelerate": accelerate, "lightning": fabric}
 
 
-def run_once(row: Callable[[int, Path], None], steps: int) -> tuple[float, float]:
-    """(wall, CPU of all threads) seconds a step of one run."""
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder that lasts for one run, in which nothing is printed."""
+    torch.set_num_threads(1)  # a peer may have changed it
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as silence:
+        silence.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        silence.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield Path(folder)
+
+
+def run_once(row: Row, steps: int) -> tuple[float, float]:
+    """(wall, CPU of all threads) seconds a step of one run.
+
+    Raises:
+        RuntimeError: The model was not called once a step.
+    """
     STAMPS.clear()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        row(steps, Path(folder))
+    with scratch() as folder:
+        row(steps, folder)
+    if len(STAMPS) != steps:
+        raise RuntimeError(f"{len(STAMPS)} forward passes in {steps} steps")
     (wall, cpu), (wall_end, cpu_end) = STAMPS[SKIP], STAMPS[-1]
-    assert len(STAMPS) == steps, f"{len(STAMPS)} of {steps} steps"
     count = steps - 1 - SKIP
     return (wall_end - wall) / count, (cpu_end - cpu) / count
 
 
-def calls_a_step(row: Callable[[int, Path], None], steps: int = 200) -> float:
+def calls_a_step(row: Row, steps: int = 200) -> float:
     """Function calls, of Python and from Python, that a step takes."""
     run_once(row, SKIP + 2)  # what a process does once, as importing, is no part of a step
     totals = []
     for count in (steps, 2 * steps):
         profile = cProfile.Profile()
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-            profile.runcall(row, count, Path(folder))
+        with scratch() as folder:
+            profile.runcall(row, count, folder)
         totals.append(pstats.Stats(profile).total_calls)
     return (totals[1] - totals[0]) / steps
+
+
+def why_not(name: str, steps: int) -> str | None:
+    """Run a peer once; what keeps it from running here, or None."""
+    peer = PEERS[name]
+    if peer.version is None:
+        return f"{peer.distribution} is not installed; make bench-peers installs it"
+    try:
+        run_once(peer.train, steps)
+    except Exception as error:  # whatever another project's code raises: the other rows go on
+        said = str(error).strip().partition("\n")[0]
+        return f"{peer.distribution} {peer.version} with torch {torch.__version__}: {type(error).__name__}: {said}"
+    return None
+
+
+def rows_that_run(wanted: set[str] | None, steps: int) -> tuple[dict[str, Row], dict[str, str]]:
+    """The rows that are wanted (all, where that is None), each run once, and why others are left out."""
+    rows, left_out = {name: row for name, row in ROWS.items() if wanted is None or name in wanted}, {}
+    for row in rows.values():
+        run_once(row, steps)
+    for name in PEERS if wanted is None else [name for name in PEERS if name in wanted]:
+        reason = why_not(name, steps)
+        if reason is None:
+            rows[name] = PEERS[name].train
+        else:
+            left_out[name] = reason
+            print(f"loop: without {name}: {reason}", file=sys.stderr)
+    return rows, left_out
 
 
 def main(arguments: list[str]) -> None:
@@ -310,27 +294,27 @@ def main(arguments: list[str]) -> None:
         "--rows", help="only these, comma-separated; by_hand, ours and ours_everything are always there"
     )
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    rows = dict(ROWS)
-    rows |= {name: row for name, row in PEERS.items() if importlib.util.find_spec(name) is not None}
+    wanted = None
     if options.rows is not None:
         wanted = {"by_hand", "ours", "ours_everything", *options.rows.split(",")}
-        rows = {name: row for name, row in rows.items() if name in wanted}
+        if unknown := wanted - {*ROWS, *PEERS}:
+            parser.error(f"no row {', '.join(sorted(unknown))}; there are: {', '.join([*ROWS, *PEERS])}")
+    if options.steps < SKIP + 2:
+        parser.error(f"--steps {options.steps}: at least {SKIP + 2}, the first {SKIP} do not count")
+    rows, left_out = rows_that_run(wanted, options.steps)  # this first round warms up and does not count
 
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
     names = list(rows)
-    for number in range(-1, options.rounds):  # the first round warms up
+    for number in range(options.rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            time_ = run_once(rows[name], options.steps)
-            if number >= 0:
-                samples[name].append(time_)
+            samples[name].append(run_once(rows[name], options.steps))
 
     def extra(name: str, base: str, clock: int) -> float:
         pairs = zip(samples[name], samples[base], strict=True)
         return round(1e6 * statistics.median(mine[clock] - other[clock] for mine, other in pairs), 1)
 
-    table = {
+    table: dict[str, dict[str, float]] = {
         name: {
             "cpu_us": round(1e6 * statistics.median(time_[1] for time_ in times), 1),
             "extra_cpu_us": extra(name, "by_hand", 1),
@@ -339,6 +323,9 @@ def main(arguments: list[str]) -> None:
         }
         for name, times in samples.items()
     }
+    for name in names:
+        if "bare" in rows and name in PEERS and not name.endswith("_duties"):
+            table[name]["extra_cpu_us_over_bare"] = extra(name, "bare", 1)
     emit(
         "loop",
         figure=table["ours_everything"]["extra_cpu_us"],
@@ -349,10 +336,10 @@ def main(arguments: list[str]) -> None:
         steps=options.steps,
         over={name: extra("ours_everything", name, 1) for name in names if name.startswith("by_hand_")},
         rows=table,
+        peers={PEERS[name].distribution: PEERS[name].version for name in names if name in PEERS},
+        left_out=left_out,
     )
 
 
 if __name__ == "__main__":
-    import sys
-
     main(sys.argv[1:])

@@ -272,9 +272,9 @@ def _base_of_run(run_dir: Path, name: str, place: str, in_file: Sequence[Change]
 def _base_of_class(written: str, name: str, place: str, in_file: Sequence[Change], *, calls: str) -> RunConfig:
     """As ``_base_of_run``, of the class that was written down; empty where none was."""
     from sightline.engine.going_on import class_name
-    from sightline.recipes import RECIPES
+    from sightline.recipes import RECIPES, recipe_function
 
-    if not written or (name in RECIPES and written == class_name(type(RECIPES[name]()))):
+    if not written or (name in RECIPES and written == class_name(type(recipe_function(name)()))):
         return _base(name, place)
     short = written.rpartition(".")[2]
     kind = defined_class(short)
@@ -448,9 +448,9 @@ def plain_values(value: Any) -> Any:
 
 def list_recipes() -> Table:
     """A row for each recipe."""
-    from sightline.recipes import RECIPES
+    from sightline.recipes import RECIPES, recipe_function
 
-    rows = [(name, _prose(make.__doc__ or "").splitlines()[0]) for name, make in RECIPES.items()]
+    rows = [(name, _prose(recipe_function(name).__doc__ or "").splitlines()[0]) for name in RECIPES]
     return Table(("recipe", "what it is"), rows)
 
 
@@ -465,8 +465,8 @@ def describe_keys(recipe: str, group: str | None = None) -> str:
         ConfigError: If there is no such recipe or group.
     """
     from sightline.config.base import Config
-    from sightline.recipes import RECIPES
     from sightline.recipes import recipe as recipe_named
+    from sightline.recipes import recipe_function
 
     config: Any = recipe_named(recipe)
     prefix = ""
@@ -476,7 +476,7 @@ def describe_keys(recipe: str, group: str | None = None) -> str:
             near = did_you_mean(part, groups) or f" There are: {', '.join(groups)}."
             raise ConfigError(f"{recipe} has no group {prefix + part!r}.{near}")
         config, prefix = getattr(config, part), f"{prefix}{part}."
-    head = [] if group else [_prose(RECIPES[recipe].__doc__ or ""), ""]
+    head = [] if group else [_prose(recipe_function(recipe).__doc__ or ""), ""]
     return "\n".join([*head, *_describe(config, prefix)])
 
 

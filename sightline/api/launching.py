@@ -52,10 +52,10 @@ def launch(config: RunConfig, run_dir: Path, stop: StopRequest, *, resume: bool)
     from sightline.engine.run_folder.crash_report import close_report
     from sightline.engine.run_folder.folder import is_run, remove_if_unused
     from sightline.engine.run_folder.run_record import read_record
-    from sightline.recipes import RECIPES
+    from sightline.recipes import RECIPES, recipe_function
 
     try:
-        if config.recipe not in RECIPES or type(RECIPES[config.recipe]()) is not type(config):
+        if config.recipe not in RECIPES or type(recipe_function(config.recipe)()) is not type(config):
             raise ConfigError(
                 f"{config.processes_here} processes: only recipes of the table can be started in several. Start your "
                 "own program with torchrun; it then trains with all of them."

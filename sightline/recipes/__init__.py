@@ -1,26 +1,44 @@
-"""Runs by name: one function is one run. This table is all there is."""
+"""Runs by name: one function is one run. This table is all there is; a recipe is imported when it is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from sightline.config.errors import ConfigError, did_you_mean
-from sightline.engine.run_config import RunConfig
-from sightline.recipes import binary_networks, classifiers, yolov7
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {
-    "yolov7-tiny": yolov7.yolov7_tiny,
-    "yolov7": yolov7.yolov7,
-    "yolov7-tiny-small": yolov7.yolov7_tiny_small,
-    "yolov7-tiny-world": yolov7.yolov7_tiny_world,
-    "small-cnn": classifiers.small_cnn,
-    "torchvision": classifiers.torchvision,
-    "timm": classifiers.timm,
-    "lenet": binary_networks.lenet,
-    "binary-resnet": binary_networks.binary_resnet,
-    "binary-densenet": binary_networks.binary_densenet,
-    "meliusnet": binary_networks.meliusnet,
+if TYPE_CHECKING:
+    from sightline.engine.run_config import RunConfig
+
+RECIPES: dict[str, str] = {
+    "yolov7-tiny": "sightline.recipes.yolov7:yolov7_tiny",
+    "yolov7": "sightline.recipes.yolov7:yolov7",
+    "yolov7-tiny-small": "sightline.recipes.yolov7:yolov7_tiny_small",
+    "yolov7-tiny-world": "sightline.recipes.yolov7:yolov7_tiny_world",
+    "small-cnn": "sightline.recipes.classifiers:small_cnn",
+    "resnet18-cifar": "sightline.recipes.binary_networks:resnet18_cifar",
+    "torchvision": "sightline.recipes.classifiers:torchvision",
+    "timm": "sightline.recipes.classifiers:timm",
+    "lenet": "sightline.recipes.binary_networks:lenet",
+    "resnet-e18-cifar": "sightline.recipes.binary_networks:resnet_e18_cifar",
+    "binary-densenet": "sightline.recipes.binary_networks:binary_densenet",
+    "meliusnet": "sightline.recipes.binary_networks:meliusnet",
 }
+"""Module and function by name."""
+
+
+def recipe_function(name: str) -> Callable[[], RunConfig]:
+    """The function behind a name; its docstring says what a reader should see.
+
+    Raises:
+        ConfigError: If there is none; names the nearest one.
+    """
+    if name not in RECIPES:
+        hint = did_you_mean(name, RECIPES) or f" There are: {', '.join(RECIPES)}."
+        raise ConfigError(f"no recipe {name!r}.{hint} List them with: sightline list")
+    function: Callable[[], RunConfig] = resolve_name(RECIPES[name])
+    return function
 
 
 def recipe(name: str) -> RunConfig:
@@ -29,7 +47,4 @@ def recipe(name: str) -> RunConfig:
     Raises:
         ConfigError: If there is none; names the nearest one.
     """
-    if name not in RECIPES:
-        hint = did_you_mean(name, RECIPES) or f" There are: {', '.join(RECIPES)}."
-        raise ConfigError(f"no recipe {name!r}.{hint} List them with: sightline list")
-    return RECIPES[name]().but(recipe=name)
+    return recipe_function(name)().but(recipe=name)

@@ -9,8 +9,8 @@ from torch import nn
 
 from sightline.data.transforms.class_augment import ClassAugmentConfig
 from sightline.engine.optim import OptimizerConfig
-from sightline.engine.parameter_groups import FULL_PRECISION_DECAYS
-from sightline.engine.schedule import ScheduleConfig
+from sightline.engine.parameter_groups import FULL_PRECISION_DECAYS, WEIGHTS_DECAY
+from sightline.engine.schedule import ScheduleConfig, WarmupConfig
 from sightline.models.binary_densenet.config import BinaryDenseNetConfig
 from sightline.models.binary_densenet.model import BinaryDenseNet
 from sightline.models.binary_resnet.config import BinaryResNetConfig, ShortcutConfig
@@ -26,6 +26,8 @@ CIFAR_NORMALIZE = NormalizeConfig(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.
 NO_NORMALIZE = NormalizeConfig(mean=(0.0,), std=(1.0,))
 WIDE_GATE = QuantisationConfig(threshold=1.3)
 """The gate of all the best published runs."""
+NO_GATE = 1e9
+"""A threshold that no activation reaches."""
 
 
 class LeNetRun(ClassificationRun):
@@ -88,13 +90,13 @@ def lenet() -> LeNetRun:
     )
 
 
-def binary_resnet() -> BinaryResNetRun:
+def resnet_e18_cifar() -> BinaryResNetRun:
     """ResNet-E18 (e1) with shortcuts in full precision, for small images: 150 epochs as published on CIFAR-10.
 
     There it reached 86.1 % (binary shortcuts 85.6, e2 87.6). ``model.variant=resnet34_e1`` and the like are deeper.
     """
     return BinaryResNetRun(
-        recipe="binary-resnet",
+        recipe="resnet-e18-cifar",
         image_size=32,
         crop_ratio=1.0,
         epochs=150,
@@ -108,16 +110,34 @@ def binary_resnet() -> BinaryResNetRun:
     )
 
 
+def resnet18_cifar() -> BinaryResNetRun:
+    """ResNet-18 for small images, in full precision: what ``resnet-e18-cifar`` is compared with.
+
+    The stem and the stages are the same; a shortcut stands around two convolutions, which have 32 bits and see ReLUs.
+    """
+    base = resnet_e18_cifar()
+    floats = QuantisationConfig(
+        weight_bits=32, weight_method="identity", activation_bits=32, activation_method="relu", threshold=NO_GATE
+    )
+    return base.but(
+        recipe="resnet18-cifar",
+        lr=0.05,
+        model=base.model.but(variant="resnet18_v1", quantisation=floats),
+        optimizer=OptimizerConfig(kind="sgd", momentum=0.9, nesterov=True, weight_decay=5e-4, groups=WEIGHTS_DECAY),
+        schedule=ScheduleConfig(kind="cosine", final=0.0, warmup=WarmupConfig(epochs=1)),
+    )
+
+
 def binary_densenet() -> BinaryDenseNetRun:
-    """BinaryDenseNet-28 as ``binary-resnet``; ``model.variant=densenet37`` and ``densenet45`` are deeper."""
-    base = binary_resnet()
+    """BinaryDenseNet-28 as ``resnet-e18-cifar``; ``model.variant=densenet37`` and ``densenet45`` are deeper."""
+    base = resnet_e18_cifar()
     values = {key: getattr(base, key) for key in type(base).model_fields if key not in ("model", "recipe")}
     return BinaryDenseNetRun(recipe="binary-densenet", model=BinaryDenseNetConfig(quantisation=WIDE_GATE), **values)
 
 
 def meliusnet() -> MeliusNetRun:
-    """MeliusNet-22 as ``binary-resnet``, by RAdam along a cosine; ``model.variant=meliusnet59`` is deeper."""
-    base = binary_resnet()
+    """MeliusNet-22 as ``resnet-e18-cifar``, by RAdam along a cosine; ``model.variant=meliusnet59`` is deeper."""
+    base = resnet_e18_cifar()
     values = {key: getattr(base, key) for key in type(base).model_fields if key not in ("model", "recipe")}
     values |= {
         "lr": 0.002,

@@ -268,7 +268,7 @@ def test_a_figure_that_there_is_none_of_is_refused_and_nothing_is_left(tmp_path)
         ([], {"space": {"optimizer.momentun": "uniform(0, 0.9)"}}, "unknown key.*Did you mean 'optimizer.momentum'"),
         ([], {"space": {"optimizer.momentum": "uniform(0.5, 1.5)"}}, r"must be less than 1, got 1\.5"),
         ([], {"space": {"steps": "uniform(2, 5)"}}, "steps: must be a valid integer"),
-        (["epochs=1"], {"space": {"steps": "int(2, 5)"}}, "give either epochs or steps"),
+        (["epochs=1"], {"space": {"steps": "int(2, 5)"}}, "give one of epochs, steps and samples"),
         (["lr=0.1"], {}, "lr has a range, .* and a value, 0.1"),
         (["max_time=10m"], {}, "max_time has no place in a trial"),
         (["batch_size=auto"], {}, "batch_size=auto depends"),

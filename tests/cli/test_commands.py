@@ -16,7 +16,6 @@ from sightline import __version__
 from sightline.data.formats.find import open_dataset
 from sightline.recipes import RECIPES
 from tests.cli.tool import RECIPE, TINY, files_in, sightline, typed, without_report
-from tests.engine.toy import toy_run
 
 RUN = f"runs/{RECIPE}/1"
 COCO_FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR_100")
@@ -264,7 +263,7 @@ def test_runs_are_compared_reported_and_told(workplace, tmp_path):
 
 
 def test_a_comparison_is_written_as_json(workplace, tmp_path, monkeypatch):
-    monkeypatch.setitem(RECIPES, "toy", toy_run)
+    monkeypatch.setitem(RECIPES, "toy", "tests.engine.toy:toy_run")
     trained(tmp_path, "toy", "--out", "toy", "evaluate.best.metric=accuracy")
     compared = sightline("compare", RUN, tmp_path / "toy", "--json", tmp_path / "both.json", cwd=workplace)
     assert compared.code == 0, compared.err

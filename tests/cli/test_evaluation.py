@@ -49,7 +49,7 @@ def detector(workplace, tmp_path_factory):
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A finished run of the tests' own task, which the command line knows as ``toy``."""
-    monkeypatch.setitem(RECIPES, "toy", toy_run)
+    monkeypatch.setitem(RECIPES, "toy", "tests.engine.toy:toy_run")
     with without_report():
         config = toy_run(checkpoint={"every_steps": 3, "keep": [{"rule": "all"}]}, evaluate={"every_steps": 3})
         api.train(config, out=tmp_path / "toy", console=Console(io.StringIO(), is_terminal=False))
@@ -320,7 +320,7 @@ def test_ctrl_c_ends_watching_with_what_there_is(toy, tmp_path, monkeypatch):
 
 
 def test_a_run_is_watched_while_it_trains(tmp_path, monkeypatch):
-    monkeypatch.setitem(RECIPES, "toy", toy_run)
+    monkeypatch.setitem(RECIPES, "toy", "tests.engine.toy:toy_run")
     config = toy_run(epochs=40, checkpoint={"keep": [{"rule": "last", "count": 1}]})
     trainer = threading.Thread(
         target=lambda: api.train(config, out=tmp_path / "run", console=Console(io.StringIO(), is_terminal=False))

@@ -16,7 +16,7 @@ from tests.engine.toy import ToyTask, toy_run
 @pytest.fixture
 def toy(monkeypatch):
     """The tests' own task, which the command line knows as ``toy``."""
-    monkeypatch.setitem(RECIPES, "toy", toy_run)
+    monkeypatch.setitem(RECIPES, "toy", "tests.engine.toy:toy_run")
 
 
 def lines_of(text):

@@ -21,6 +21,7 @@ from sightline.models.blocks.channels import ChannelShuffle, add_to_channels
 from sightline.models.blocks.initialisation import initialise
 from sightline.models.blocks.quantisation import QuantisationConfig, activation_methods, weight_methods
 from sightline.models.blocks.stems import build_stem, choose_stem, stem_output_size
+from sightline.ops.binarize import det_sign
 
 CONVS = [(QuantisedConv1d, (5,)), (QuantisedConv2d, (5, 4)), (QuantisedConv3d, (5, 4, 3))]
 PLAIN = QuantisationConfig()
@@ -321,3 +322,13 @@ def test_a_unit_compiles_as_one_graph_with_the_same_numbers(scaling):
     for name, tensor in block.state_dict().items():
         torch.testing.assert_close(twin.state_dict()[name], tensor)
     torch.testing.assert_close(twin[0].conv.weight.grad, block[0].conv.weight.grad)
+
+
+@pytest.mark.parametrize("layer", [QuantisedConv2d(64, 8, 3), QuantisedLinear(64 * 25, 8)])
+def test_counts_stay_whole_in_half_precision(layer):
+    # Around n / 2 = 288 (or 800) bf16 knows even numbers (or multiples of 4) only.
+    x = det_sign(torch.randn(4, 64, 5, 5, generator=torch.Generator().manual_seed(0)))
+    exact = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.float32 and torch.equal(found, exact)

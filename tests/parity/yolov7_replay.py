@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -267,10 +267,10 @@ def round_as_recorded(monkeypatch) -> None:
         out.pooled_from = source, window
         return out
 
-    def scattered(self: YOLOv7Loss, logits: Tensor, wanted: Tensor, positive_weight: float) -> Tensor:
+    def scattered(self: YOLOv7Loss, logits: Tensor, *others: Any) -> Tensor:
         if logits.dim() == 4:  # the objectness of all anchors
             logits = torch.stack((logits, logits), dim=-1)[..., 0]
-        return cross_entropy(self, logits, wanted, positive_weight)
+        return cross_entropy(self, logits, *others)
 
     monkeypatch.setattr(DetectionHead, "forward", head)
     monkeypatch.setattr(nn.MaxPool2d, "forward", pool)

@@ -129,12 +129,18 @@ class QuantisedLayer(nn.Module):
         """The weight that the layer computes with, shaped as the latent one."""
         return quantise_weight(self.weight, self.method, self.bits)
 
-    def _weight_and_bias(self, *, counts: bool) -> tuple[Tensor, Tensor | None]:
-        """Halves of weights and inputs, so that one pass gives ``(sum + n) / 2``; or plain weights."""
-        weight = self.quantised_weight()
+    def _sum(self, product: Callable[[Tensor, Tensor | None], Tensor], device: str, *, counts: bool) -> Tensor:
+        """The sum of products ``h`` by a function of weight and bias, or the count ``(h + n) / 2``.
+
+        One pass gives the count: of halved weights, with ``n / 2`` as bias. In the half precision of autocast it would
+        be rounded, since it lies around ``n / 2``; ``h`` lies around 0 and is exact up to 512 in bf16.
+        """
+        weight, n = self.quantised_weight(), self.inputs_per_output
         if not counts:
-            return weight, None
-        return weight * 0.5, weight.new_full((weight.shape[0],), self.inputs_per_output / 2)
+            return product(weight, None)
+        if device != "meta" and torch.is_autocast_enabled(device):
+            return product(weight, None).float() * 0.5 + n / 2
+        return product(weight * 0.5, weight.new_full((weight.shape[0],), n / 2))
 
 
 class QuantisedLinear(QuantisedLayer):
@@ -165,8 +171,8 @@ class QuantisedLinear(QuantisedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) with n values a sample -> (B, out_features)."""
-        weight, bias = self._weight_and_bias(counts=self.offset)
-        return F.linear(x.flatten(1), weight, bias)
+        flat = x.flatten(1)
+        return self._sum(lambda weight, bias: F.linear(flat, weight, bias), x.device.type, counts=self.offset)
 
     def extra_repr(self) -> str:
         """For printing."""
@@ -240,10 +246,12 @@ class QuantisedConv(QuantisedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> (B, C_out, ...)."""
-        if any(self.edges):
-            x = F.pad(x, self.edges, value=-1)
-        weight, bias = self._weight_and_bias(counts=self.counts_bits)
-        out = type(self).convolve(x, weight, bias, self.stride, 0, self.dilation, self.groups)
+        padded = F.pad(x, self.edges, value=-1) if any(self.edges) else x
+
+        def convolve(weight: Tensor, bias: Tensor | None) -> Tensor:
+            return type(self).convolve(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
+
+        out = self._sum(convolve, x.device.type, counts=self.counts_bits)
         # Scaling the sum and not the weights keeps the sum a whole number, which packed layers find by counting.
         return out if self.scaling == "none" else out * self.scale().transpose(0, 1)
 
