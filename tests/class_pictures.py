@@ -10,7 +10,7 @@ import numpy as np
 SHAPES = ("disc", "square", "stripe")
 
 TINY_CLASSES = (
-    "image_size=16", "batch_size=8", "epochs=2", "device=cpu", "workers=0", "threads=1",
+    "image_size=16", "batch_size=8", "epochs=2", "device=cpu", "workers=0", "threads=1", "precision=fp32",
     "log.every_steps=1", "log.train_pictures=1", "log.eval_pictures=1", "log.trackers=[]",
 )  # fmt: skip
 """What makes ``small-cnn`` train in a second on ``write_shapes``: 24 pictures, 3 steps an epoch."""

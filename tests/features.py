@@ -46,18 +46,20 @@ PARTS = {
     "K": "Interruptions",
 }
 
-ONE_TASK = "recipes for other tasks than 2D detection"
+TWO_TASKS = "recipes of LiDAR and camera-radar detectors"
 
 ROWS = (
     Row(
         "A1",
         "one command trains from a recipe or a change file",
-        "a real detector trains by `sightline train`, and a YAML file with changes is a recipe; exit code 0",
+        "a real detector and a binary classifier train by `sightline train`, and a YAML file with changes is a recipe; "
+        "exit code 0",
         (
             "cli/commands::training_sums_up_what_it_is_going_to_do",
             "cli/commands::a_change_file_is_a_recipe_with_changes",
+            "cli/binary_networks::the_console_tells_epochs_speed_time_and_the_mean_time_without_the_first_epoch",
         ),
-        ONE_TASK,
+        TWO_TASKS,
     ),
     Row(
         "A2",
@@ -162,8 +164,9 @@ ROWS = (
         (
             "cli/commands::training_sums_up_what_it_is_going_to_do",
             "api/preflight::a_device_that_is_not_there_does_not_hide_the_rest",
+            "cli/binary_networks::the_console_tells_epochs_speed_time_and_the_mean_time_without_the_first_epoch",
         ),
-        ONE_TASK,
+        TWO_TASKS,
     ),
     Row(
         "A14",
@@ -205,7 +208,10 @@ ROWS = (
         "A18",
         "a smoke run through the whole path",
         "`limit_batches=1`: epochs end after the limit with the same first batches",
-        ("engine/limited_loader::epochs_end_after_the_limit_with_the_same_first_batches",),
+        (
+            "engine/limited_loader::epochs_end_after_the_limit_with_the_same_first_batches",
+            "cli/binary_networks::a_dry_run_writes_nothing_and_a_test_run_takes_a_batch_an_epoch",
+        ),
     ),
     Row(
         "A19",
@@ -229,12 +235,13 @@ ROWS = (
     ),
     Row(
         "D1",
-        "SGD with Nesterov momentum, Adam, AdamW",
-        "steps are those of PyTorch to the bit, and those recorded of YOLOv7",
+        "SGD with Nesterov momentum, Adam, AdamW, and MXNet's rules",
+        "steps are those of PyTorch to the bit, and those recorded of YOLOv7 and BMXNet",
         (
             "engine/optim::fused_steps_are_those_of_torch_to_the_bit",
             "engine/optim::a_step_by_hand",
             "parity/yolov7_trainstep::all_steps_with_operations_in_the_recorded_order",
+            "parity/bmxnet_training::every_loss_and_the_last_weights_and_statistics_are_the_recorded_ones",
         ),
     ),
     Row(
@@ -285,6 +292,7 @@ ROWS = (
             "engine/schedule::the_curves_are_those_of_torch",
             "engine/schedule::a_chain_hands_over_at_each_begin",
             "parity/bmxnet_schedule::every_update_has_the_recorded_rate",
+            "parity/bmxnet_schedule::every_update_of_the_recipes_has_the_recorded_rate",
             "cli/commands::the_schedule_is_drawn_before_a_run_begins",
         ),
     ),

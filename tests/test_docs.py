@@ -120,9 +120,8 @@ def test_code_in_sentences_ends_on_its_line(page):
 def with_data(tmp_path, monkeypatch):
     """A folder in which the data sets that the pages speak of exist."""
     monkeypatch.chdir(tmp_path)
-    for name in ("my_data", "other_data", "mnist"):
+    for name in ("my_data", "other_data", "cifar-10-python.tar.gz", "mnist", "imagenet"):
         (tmp_path / name).mkdir()
-    (tmp_path / "cifar-10-python.tar.gz").touch()
     return tmp_path
 
 
@@ -260,6 +259,23 @@ def names_in_table(page, head):
 def test_every_recipe_is_told():
     pages = (DOCS / "2d-detection.md", DOCS / "classification.md")
     assert [name for page in pages for name in names_in_table(page, "Recipe | What it is")] == list(RECIPES)
+
+
+OPTIONS_OF_BMXNET = """
+dataset data-dir data-path batch-size dtype num-worker augmentation
+model bits weight-quantization bits-a activation-method clip-threshold approximation initial-layers initialization
+use-pretrained fp-downsample-sc pool-downsample-sc downsample-sc-groups slices growth-rate init-features block-config
+reduction downsample-structure dilated
+optimizer momentum wd lr lr-mode lr-steps lr-factor warmup-epochs warmup-lr
+epochs start-epoch resume resume-states seed gpus cpu kvstore mode builtin-profiler profile log-interval log progress
+write-summary save-frequency prefix interrupt-at dry-run test-run plot-network
+"""
+
+
+def test_every_option_of_bmxnets_script_is_told():
+    text = (DOCS / "coming-from-bmxnet.md").read_text()
+    rows = "\n".join(row.split(" | ")[0] for row in text.splitlines() if row.startswith("| `--"))
+    assert set(re.findall(r"`--([a-z-]+)", rows)) == set(OPTIONS_OF_BMXNET.split())
 
 
 def test_every_room_is_told():

@@ -8,7 +8,7 @@ Example:
 
 from sightline.api.configuration import describe_config, describe_keys, list_recipes, resolve
 from sightline.api.contents import Contents, FileContent, TensorKind, show
-from sightline.api.datasets import check, score_coco, world
+from sightline.api.datasets import check, dataset_formats, score_coco, world
 from sightline.api.inference import Figures, evaluate
 from sightline.api.output import check_output, write_output
 from sightline.api.prediction import PicturePrediction, Predictor, free_folder, load, predict
@@ -42,6 +42,7 @@ __all__ = [
     "check",
     "check_output",
     "compare",
+    "dataset_formats",
     "describe_config",
     "describe_keys",
     "evaluate",

@@ -14,6 +14,16 @@ from sightline.config.printable import counted, printable
 
 if TYPE_CHECKING:
     from sightline.data.check import CheckReport
+    from sightline.data.formats.find import FormatName
+    from sightline.data.formats.find_classes import ClassFormatName
+
+
+def dataset_formats() -> tuple[str, ...]:
+    """Names of all formats that ``check`` knows: those of boxes, then those of image classes."""
+    from sightline.data.formats.find import FormatName
+    from sightline.data.formats.find_classes import ClassFormatName
+
+    return (*get_args(FormatName), *get_args(ClassFormatName))
 
 
 def check(
@@ -39,10 +49,8 @@ def check(
         DataError: If it cannot be opened as a whole.
     """
     from sightline.data.check import check_dataset
-    from sightline.data.formats.find import FormatName
-    from sightline.data.formats.find_classes import ClassFormatName
 
-    names = (*get_args(FormatName), *get_args(ClassFormatName))
+    names = dataset_formats()
     if format is not None and format not in names:
         near = did_you_mean(format, names) or f" There are: {', '.join(names)}."
         raise ConfigError(f"check: no format {printable(format)!r}.{near}")

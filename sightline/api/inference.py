@@ -348,7 +348,8 @@ def evaluate(
         split: Part of the data set; the run's own when left out.
         changes: ``key=value`` texts, e.g. ``image_size=640``.
         checkpoint: ``best``, ``latest``, or a step; of a run folder.
-        save: Write the predictions to this file, in the format of their field (COCO results for 2D boxes).
+        save: Write the predictions to this file, in the format of their field: COCO results for boxes, a CSV
+            table for classes.
 
     Raises:
         UserError: If something does not fit.

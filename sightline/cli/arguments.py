@@ -54,6 +54,10 @@ Checkpoint = Annotated[
 ]
 DataPath = Annotated[
     Path | None,
-    typer.Option("--data", help="data set: YOLO data.yaml or folder, COCO folder or json, Pascal VOC folder"),
+    typer.Option(
+        "--data",
+        help="data set. Boxes: YOLO data.yaml or folder, COCO folder or json, Pascal VOC folder. Classes: folders of "
+        "them, ImageNet, CIFAR, MNIST",
+    ),
 ]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="write the figures to this file")]

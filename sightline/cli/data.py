@@ -19,7 +19,9 @@ commands = typer.Typer()
 
 
 def _formats() -> list[str]:
-    return ["yolo", "coco", "voc"]
+    from sightline import api
+
+    return [*api.dataset_formats()]
 
 
 @command(commands, panel=PANEL)
@@ -52,13 +54,15 @@ def check(
 ) -> None:
     """Look for everything that is wrong with a data set, or with a run before it begins.
 
-    Of DATA it lists all faults, every one with file and line. Of RECIPE it builds all that a run would build and takes
-    a few steps: configuration, labels, anchors, shapes, losses, memory, disk and time. It writes nothing into the data
-    or a run folder. Ends with exit code 2 where training would refuse, or would not come to its end.
+    DATA is YOLO, COCO or Pascal VOC, or of image classes: folders of them, ImageNet, CIFAR, MNIST. All its faults are
+    listed, every one with file and line. Of RECIPE it builds all that a run would build and takes a few steps:
+    configuration, labels, shapes, losses, memory, disk and time, for detectors anchors too. It writes nothing
+    into the data or a run folder. Ends with exit code 2 where training would refuse, or would not come to its end.
 
     Examples:
         sightline check my_data/data.yaml
         sightline check my_data --all --json faults.json
+        sightline check cifar-10-python.tar.gz
         sightline check yolov7-tiny-small --data my_data batch_size=32
         sightline check my_changes.yaml --json preflight.json
     """
@@ -104,7 +108,9 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
 @command(commands, panel=PANEL)
 def world(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="new folder for the data set", show_default=False)],
-    format: Annotated[str, typer.Option(help="yolo, coco or voc", autocompletion=_formats)] = "yolo",
+    format: Annotated[
+        str, typer.Option(help="yolo, coco or voc", autocompletion=lambda: ["yolo", "coco", "voc"])
+    ] = "yolo",
     scenes: Annotated[int, typer.Option(min=2, help="number of pictures, training and validation together")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="another seed, another city")] = 0,
 ) -> None:

@@ -19,9 +19,19 @@ from sightline.config.printable import printable
 INTERRUPTED = 130
 """What typer makes of Ctrl-C where nothing catches it."""
 
+GO_ON = "To go on with a run: sightline resume RUN"
+OPTIONS_THAT_ARE_COMMANDS = {
+    "--resume": GO_ON,
+    "--resume-states": GO_ON,
+    "--start-epoch": GO_ON,
+    "--dry-run": "To try everything before a run: sightline check RECIPE",
+}
+"""What scripts of others take as options, and a command of ours does."""
+
 app = typer.Typer(
     name="sightline",
-    help="Train, resume, evaluate and look at perception models. Start with: sightline train yolov7-tiny-small",
+    help="Train, resume, evaluate and look at perception models. Start with: sightline train "
+    "yolov7-tiny-small (boxes on images) or small-cnn (one class an image)",
     epilog="Exit codes: 0 done, 1 failed, 2 you must change something, 3 stopped on request, go on with resume.",
     no_args_is_help=True,
     add_completion=True,
@@ -81,8 +91,8 @@ def _as_a_key(error: Exception) -> str:
     is_slip = getattr(error, "possibilities", None) and our_key(key) is None
     if not option.startswith("--") or context is None or is_slip:
         return ""
-    if option == "--resume":
-        return "\nTo go on with a run: sightline resume RUN"
+    if option in OPTIONS_THAT_ARE_COMMANDS:
+        return f"\n{OPTIONS_THAT_ARE_COMMANDS[option]}"
     if not {"changes", "source"} & {parameter.name for parameter in context.command.params}:
         return ""
     words = " ".join(sys.argv).partition(option)[2].replace("=", " ", 1).split()

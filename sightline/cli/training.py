@@ -41,6 +41,7 @@ def train(
     Examples:
         sightline train yolov7-tiny-small --data my_data epochs=50 image_size=320
         sightline train yolov7-tiny-small --data my_data --print-config
+        sightline train small-cnn --data my_data image_size=64
         sightline train my_changes.yaml lr=0.002 --name slower
         sightline train --from runs/yolov7-tiny-small/1 seed=1
 

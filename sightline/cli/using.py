@@ -46,7 +46,7 @@ def evaluate(
         bool, typer.Option("--watch", help="as --all, then each new checkpoint until the run is finished, or Ctrl-C")
     ] = False,
     save: Annotated[
-        Path | None, typer.Option(help="write the predictions to this file, in their field's format: COCO results")
+        Path | None, typer.Option(help="write the predictions to this file: COCO results, or a CSV table of classes")
     ] = None,
     json: JsonFile = None,
 ) -> None:
@@ -59,6 +59,7 @@ def evaluate(
         sightline eval runs/yolov7-tiny-small/1 --all
         sightline eval runs/yolov7-tiny-small/1 --watch --json figures.json
         sightline eval detector.safetensors --data other_data
+        sightline eval runs/small-cnn/1 --save answers.csv
 
     --watch leaves the machine to others: it runs at the lowest priority.
     """
@@ -119,13 +120,14 @@ def predict(
     checkpoint: Checkpoint = "best",
     pictures: Annotated[bool, typer.Option(help="write pictures with the answers drawn in")] = True,
 ) -> None:
-    """Predict on your own images.
+    """Predict on your own images: boxes, or the classes of whole images, as the model has learnt.
 
     Examples:
         sightline predict runs/yolov7-tiny-small/1 photos/
         sightline predict runs/yolov7-tiny-small/1 'photos/*.jpg' --score 0.4 --out found
         sightline predict runs/yolov7-tiny-small/1 drive.mp4 image_size=640 --no-pictures
         sightline predict detector.safetensors photos/
+        sightline predict runs/small-cnn/1 photos/
     """
     from sightline import api
 

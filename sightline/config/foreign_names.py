@@ -30,6 +30,8 @@ KEYS = {
     "limit_train_batches": "limit_batches",
     "limit_val_batches": "limit_batches",
     "fast_dev_run": "limit_batches",
+    "test_run": "limit_batches",
+    "interrupt_at": "stop_at_epoch",
     "overfit_batches": "limit_batches",
     # optimizer and schedule
     "learning_rate": "lr",
@@ -44,7 +46,10 @@ KEYS = {
     "lr_policy": "schedule.kind",
     "cos_lr": "schedule.kind",
     "linear_lr": "schedule.kind",
+    "lr_mode": "schedule.kind",
     "lr_step": "schedule.milestones",
+    "lr_steps": "schedule.milestones",
+    "lr_factor": "schedule.gamma",
     "warmup": "schedule.warmup.epochs",
     "warmup_epochs": "schedule.warmup.epochs",
     "warmup_steps": "schedule.warmup.iterations",
@@ -78,6 +83,7 @@ KEYS = {
     "amp": "precision",
     "fp16": "precision",
     "half": "precision",
+    "num_worker": "workers",
     "num_workers": "workers",
     "workers_per_gpu": "workers",
     "sync_bn": "sync_batch_norm",
@@ -98,6 +104,7 @@ KEYS = {
     "eval_interval": "evaluate.every_epochs",
     "check_val_every_n_epoch": "evaluate.every_epochs",
     "val_check_interval": "evaluate.every_steps",
+    "save_frequency": "checkpoint.every_epochs",
     "save_period": "checkpoint.every_epochs",
     "save_every": "checkpoint.every_epochs",
     "save_top_k": "checkpoint.keep",
@@ -107,13 +114,30 @@ KEYS = {
     # data and augmentation
     "data_root": "data.path",
     "data_dir": "data.path",
+    "data_path": "data.path",
     "dataset": "data.path",
     "names": "data.class_names",
     "rect": "data.rectangular",
     "fliplr": "augment.flip_lr",
     "flipud": "augment.flip_ud",
+    # binary networks
+    "bits": "model.quantisation.weight_bits",
+    "bits_a": "model.quantisation.activation_bits",
+    "activation_method": "model.quantisation.activation_method",
+    "weight_quantization": "model.quantisation.weight_method",
+    "clip_threshold": "model.quantisation.threshold",
+    "approximation": "model.quantisation.scaling",
+    "initial_layers": "model.stem",
+    "initialization": "model.initialisation",
+    "fp_downsample_sc": "model.shortcut.conv",
+    "pool_downsample_sc": "model.shortcut.pool",
+    "downsample_sc_groups": "model.shortcut.groups",
+    "growth_rate": "model.growth",
+    "init_features": "model.stem_channels",
+    "downsample_structure": "model.transition",
+    "block_config": "model.blocks",
 }
-"""Keys of Ultralytics, MMDetection, Lightning and their like, each with the key of ours that does the same."""
+"""Keys of Ultralytics, MMDetection, Lightning, BMXNet and their like, each with the key of ours that does the same."""
 
 
 def our_key(name: str) -> str | None:

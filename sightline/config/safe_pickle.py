@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pickletools import genops
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -40,6 +40,8 @@ class Constructor:
     name: str
     build: Callable[..., Any]
     """Positional values of the pickle -> a plain value, or an ``Unbuilt``. Raises ValueError or TypeError."""
+    is_needed: bool = False
+    """Whether even a machine that goes on where something cannot be built must stop where this cannot."""
 
 
 class Unbuilt:
@@ -50,6 +52,19 @@ class Unbuilt:
         """State of the pickle -> the value. Raises ValueError or TypeError."""
         self.is_finished = False
         self.value: Any = None
+
+
+class Stream(Protocol):
+    """What a pickle is read from. ``read`` gives no more than there is, without taking memory for what is asked."""
+
+    def read(self, count: int, /) -> bytes:
+        """So many bytes, or fewer at the end."""
+
+    def readline(self) -> bytes:
+        """Bytes up to a line break."""
+
+    def tell(self) -> int:
+        """Bytes before the next one."""
 
 
 def _plain_dtype(text: object, order: object = "=") -> np.dtype[Any]:
@@ -72,6 +87,7 @@ def _dtype(name: object, *_: object) -> Unbuilt:
 
 
 def _array(shape: Any, dtype: Any, raw: Any, *, is_fortran: bool) -> np.ndarray[Any, Any]:
+    raw = raw.encode() if isinstance(raw, str) else raw  # a text of Python 2 that was taken for words
     if not isinstance(dtype, np.dtype) or not isinstance(raw, bytes | bytearray):
         raise ValueError("an array has no plain type or no bytes")
     if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape) or len(shape) > 32:
@@ -151,19 +167,27 @@ def read_pickle(data: bytes, *, constructors: Mapping[tuple[str, str], Construct
     Raises:
         PickleRefusedError: With the byte where it is broken, or where it asks for more than plain data.
     """
-    machine = _Machine(constructors, budget=len(data))
-    offset = 0
+    return run_pickle(io.BytesIO(data), Machine(constructors))
+
+
+def run_pickle(stream: Stream, machine: Machine) -> Any:
+    """The value that a machine makes of a pickle, which is read up to its end mark.
+
+    Raises:
+        PickleRefusedError: With the byte where it is broken, or where it asks for more than the machine gives.
+    """
+    start = stream.tell()
     try:
-        for opcode, argument, place in genops(io.BytesIO(data)):
-            offset = place or 0
+        for opcode, argument, place in genops(stream):  # type: ignore[arg-type]  # no more of a file is used
+            machine.offset = (place or start) - start
             if opcode.name == "STOP":
                 return machine.result()
             machine.step(opcode.name, argument)
     except PickleRefusedError:
         raise
-    except (ValueError, TypeError, IndexError, OverflowError, struct.error) as error:
-        raise PickleRefusedError(_told(error), offset) from None
-    raise PickleRefusedError("it ends before its end mark", len(data))
+    except (ValueError, TypeError, IndexError, OverflowError, RecursionError, struct.error) as error:
+        raise PickleRefusedError(_told(error), machine.offset) from None
+    raise PickleRefusedError("it ends before its end mark", stream.tell() - start)
 
 
 def _told(error: Exception) -> str:
@@ -172,13 +196,26 @@ def _told(error: Exception) -> str:
     return printable(error, limit=200) or "it is broken"
 
 
-class _Machine:
-    """The stack, the marks and the memo."""
+class Machine:
+    """The stack, the marks and the memo.
 
-    def __init__(self, constructors: Mapping[tuple[str, str], Constructor], budget: int) -> None:
+    Args:
+        constructors: (module, name) -> what is done in its place.
+        persistent: Id -> the value outside of the pickle that it names. Raises ValueError or TypeError. Without it
+            ids are refused.
+    """
+
+    def __init__(
+        self,
+        constructors: Mapping[tuple[str, str], Constructor],
+        persistent: Callable[[Any], Any] | None = None,
+    ) -> None:
         self.constructors = constructors
-        self.budget = budget
-        """Bytes that encoded texts may still take: one text may be encoded again and again."""
+        self.persistent = persistent
+        self.offset = 0
+        """Byte of the opcode."""
+        self.unfolded = 0
+        """Bytes of encoded texts, no more than were read: one text may be encoded again and again."""
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         """Stacks that marks have set aside."""
@@ -196,7 +233,7 @@ class _Machine:
         if name in _PUSHED:
             self.stack.append(argument)
         elif name in _TEXTS_OF_PYTHON_2:
-            self.stack.append(argument.encode("latin-1"))
+            self.stack.append(self.text_of_python_2(argument.encode("latin-1")))
         elif name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name])
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
@@ -206,10 +243,23 @@ class _Machine:
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             self._recall(argument)
         elif name not in ("PROTO", "FRAME"):
-            action = _ACTIONS.get(name)
+            action = self.action(name)
             if action is None:
                 raise ValueError(f"the opcode {name} is not needed for plain data")
             action(self, argument)
+
+    def action(self, name: str) -> Callable[[Machine, Any], None] | None:
+        """What an opcode does; None for one that is refused."""
+        return _PERSISTENT_ACTIONS.get(name) if self.persistent and name in _PERSISTENT_ACTIONS else _ACTIONS.get(name)
+
+    def text_of_python_2(self, raw: bytes) -> Any:
+        """Bytes, as nobody knows whether they are words."""
+        return raw
+
+    def persistent_id(self, key: Any) -> None:
+        """What an id of a value outside of the pickle stands for."""
+        assert self.persistent is not None
+        self.stack.append(self.persistent(key))
 
     def _recall(self, key: int) -> None:
         if key not in self.memo:
@@ -218,6 +268,7 @@ class _Machine:
         self.stack.append(value.value if isinstance(value, Unbuilt) and value.is_finished else value)
 
     def mark(self, _: Any) -> None:
+        """Set what is on the stack aside."""
         self.below.append(self.stack)
         self.stack = []
 
@@ -228,69 +279,97 @@ class _Machine:
         return values
 
     def pop(self, _: Any) -> None:
+        """Drop the top, or an empty part above a mark."""
         if self.stack:
             self.stack.pop()
         else:
             self.to_mark()
 
     def pop_mark(self, _: Any) -> None:
+        """Drop everything above the newest mark."""
         self.to_mark()
 
     def dup(self, _: Any) -> None:
+        """The top once more."""
         self.stack.append(self.stack[-1])
 
     def tuple_(self, count: int | None) -> None:
+        """The uppermost values, or those above the mark, as a tuple."""
         values = self.to_mark() if count is None else [self.stack.pop() for _ in range(count)][::-1]
-        self.stack.append(tuple(_finished(values)))
+        self.stack.append(tuple(finished(values)))
 
     def list_(self, _: Any) -> None:
+        """The values above the mark as a list."""
         values = self.to_mark()
-        self.stack.append(_finished(values))
+        self.stack.append(finished(values))
 
     def append(self, values: list[Any]) -> None:
+        """More elements for the list on top."""
         target = self.stack[-1]
         if type(target) is not list:
             raise ValueError("it appends to something that is no list")
-        target.extend(_finished(values))
+        target.extend(finished(values))
 
     def set_items(self, values: list[Any]) -> None:
+        """Keys and values in turn, for the dictionary on top."""
         target = self.stack[-1]
-        if type(target) is not dict or len(values) % 2:
+        if type(target) is not dict:
             raise ValueError("it sets items of something that is no dictionary")
+        self.add_items(target, values)
+
+    def add_items(self, target: dict[Any, Any], values: list[Any]) -> None:
+        """Keys and values in turn, for a dictionary."""
         keys = values[::2]
-        if not all(isinstance(key, PLAIN_KEYS) for key in keys):
+        if len(values) % 2:
+            raise ValueError("it sets an item without a value")
+        if not all(map(self.is_key, keys)):
             raise ValueError("a key of a dictionary is no text and no number")
-        target.update(zip(keys, _finished(values[1::2]), strict=True))
+        target.update(zip(keys, finished(values[1::2]), strict=True))
+
+    def is_key(self, key: Any) -> bool:
+        """Whether it may be a key: its hash must be taken in a time that does not depend on the file."""
+        return isinstance(key, PLAIN_KEYS)
 
     def dict_(self, _: Any) -> None:
+        """Keys and values above the mark as a dictionary."""
         values = self.to_mark()
         self.stack.append({})
         self.set_items(values)
 
     def named(self, module: Any, name: Any) -> None:
+        """What stands for a name."""
         module, name = (part.decode("latin-1") if isinstance(part, bytes) else part for part in (module, name))
-        if not isinstance(module, str) or not isinstance(name, str) or (module, name) not in self.constructors:
-            words = printable(f"{module}.{name}", limit=80)
-            raise ValueError(f"it asks for {words}, which is not plain data and may run code")
-        self.stack.append(self.constructors[module, name])
+        is_known = isinstance(module, str) and isinstance(name, str) and (module, name) in self.constructors
+        self.stack.append(self.constructors[module, name] if is_known else self.unknown(module, name))
+
+    def unknown(self, module: Any, name: Any) -> Any:
+        """What stands for a name that is not on the list."""
+        words = printable(f"{module}.{name}", limit=80)
+        raise ValueError(f"it asks for {words}, which is not plain data and may run code")
 
     def stack_named(self, _: Any) -> None:
+        """As ``named``; module and name are the uppermost values."""
         name = self.stack.pop()
         self.named(self.stack.pop(), name)
 
     def reduce(self, _: Any) -> None:
+        """A call: the function, and a tuple of its arguments above it."""
         arguments = self.stack.pop()
-        maker = self.stack.pop()
+        self.stack.append(self.made(self.stack.pop(), arguments))
+
+    def made(self, maker: Any, arguments: Any) -> Any:
+        """What stands for the result of a call."""
         if not isinstance(maker, Constructor) or not isinstance(arguments, tuple):
             raise ValueError("it calls something that is no function")
         value = maker.build(*arguments)
         if isinstance(value, bytes):
-            self.budget -= len(value)
-            if self.budget < 0:
+            self.unfolded += len(value)
+            if self.unfolded > self.offset:
                 raise ValueError("it unfolds to far more than its own size")
-        self.stack.append(value)
+        return value
 
     def build(self, _: Any) -> None:
+        """Give the state on top to the value below it."""
         state = self.stack.pop()
         shell = self.stack.pop()
         if not isinstance(shell, Unbuilt) or shell.is_finished:
@@ -300,7 +379,8 @@ class _Machine:
         self.stack.append(shell.value)
 
 
-def _finished(values: list[Any]) -> list[Any]:
+def finished(values: list[Any]) -> list[Any]:
+    """The values themselves. Raises ValueError if one of them is still without its content."""
     if any(isinstance(value, Unbuilt) for value in values):
         raise ValueError("it uses an array before it has its content")
     return values
@@ -315,25 +395,29 @@ _PUSHED = frozenset(
 )
 _TEXTS_OF_PYTHON_2 = frozenset(("STRING", "BINSTRING", "SHORT_BINSTRING"))
 _CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_ACTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
-    "MARK": _Machine.mark,
-    "POP": _Machine.pop,
-    "POP_MARK": _Machine.pop_mark,
-    "DUP": _Machine.dup,
+_ACTIONS: Mapping[str, Callable[[Machine, Any], None]] = {
+    "MARK": Machine.mark,
+    "POP": Machine.pop,
+    "POP_MARK": Machine.pop_mark,
+    "DUP": Machine.dup,
     "TUPLE": lambda machine, _: machine.tuple_(None),
     "TUPLE1": lambda machine, _: machine.tuple_(1),
     "TUPLE2": lambda machine, _: machine.tuple_(2),
     "TUPLE3": lambda machine, _: machine.tuple_(3),
     "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
-    "LIST": _Machine.list_,
+    "LIST": Machine.list_,
     "APPEND": lambda machine, _: machine.append([machine.stack.pop()]),
     "APPENDS": lambda machine, _: machine.append(machine.to_mark()),
     "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
-    "DICT": _Machine.dict_,
+    "DICT": Machine.dict_,
     "SETITEM": lambda machine, _: machine.set_items([machine.stack.pop() for _ in range(2)][::-1]),
     "SETITEMS": lambda machine, _: machine.set_items(machine.to_mark()),
     "GLOBAL": lambda machine, argument: machine.named(*argument.split(" ", 1)),
-    "STACK_GLOBAL": _Machine.stack_named,
-    "REDUCE": _Machine.reduce,
-    "BUILD": _Machine.build,
+    "STACK_GLOBAL": Machine.stack_named,
+    "REDUCE": Machine.reduce,
+    "BUILD": lambda machine, _: machine.build(_),
+}
+_PERSISTENT_ACTIONS: Mapping[str, Callable[[Machine, Any], None]] = {
+    "PERSID": Machine.persistent_id,
+    "BINPERSID": lambda machine, _: machine.persistent_id(machine.stack.pop()),
 }

@@ -164,10 +164,12 @@ class ClassTrainSource(_ClassImageSource):
         red, green, blue = (round(value) for value in mean_rgb)
         self._mean_rgb = (red, green, blue)
 
-    def sampler(self, batch_size: int, *, rank: int = 0, num_processes: int = 1) -> Sampler:
+    def sampler(self, batch_size: int, *, rank: int = 0, num_processes: int = 1, drop_last: bool = False) -> Sampler:
         """Shuffled batches with the seed of this source; with several views of each image where that is on."""
         if self.augment.repeats == 1:
-            return Sampler(len(self), batch_size, seed=self.seed, rank=rank, num_processes=num_processes)
+            return Sampler(
+                len(self), batch_size, seed=self.seed, rank=rank, num_processes=num_processes, drop_last=drop_last
+            )
         return RepeatedSampler(
             len(self),
             batch_size,
@@ -175,6 +177,7 @@ class ClassTrainSource(_ClassImageSource):
             seed=self.seed,
             rank=rank,
             num_processes=num_processes,
+            drop_last=drop_last,
         )
 
     def write(self, epoch: int, index: int, planes: Image, *, repeat: int = 0) -> tuple[int, float]:

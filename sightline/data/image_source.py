@@ -178,9 +178,11 @@ class ImageTrainSource(_ImageSource):
         self._images = open_images(self.reader, cache=cache, recent_bytes=recent_bytes, folder=cache_dir)
         self._orders = _Orders(seed, len(annotations))
 
-    def sampler(self, batch_size: int, *, rank: int = 0, num_processes: int = 1) -> Sampler:
+    def sampler(self, batch_size: int, *, rank: int = 0, num_processes: int = 1, drop_last: bool = False) -> Sampler:
         """Shuffled batches with the seed of this source."""
-        return Sampler(len(self), batch_size, seed=self.seed, rank=rank, num_processes=num_processes)
+        return Sampler(
+            len(self), batch_size, seed=self.seed, rank=rank, num_processes=num_processes, drop_last=drop_last
+        )
 
     def plan(self, epoch: int, index: int) -> SamplePlan:
         """All random numbers of a sample."""

@@ -38,7 +38,7 @@ class BatchRequest:
 
 
 class Sampler:
-    """Batches of ``batch_size`` samples over all processes; the last one of an epoch may be smaller.
+    """Batches of ``batch_size`` samples over all processes; the last one of an epoch may be smaller, or be left out.
 
     Args:
         length: Number of samples of the data set.
@@ -47,6 +47,8 @@ class Sampler:
         order: ``shuffled`` (anew in every epoch) or ``sequential``.
         rank: This process, from 0.
         num_processes: How many share every batch.
+        drop_last: Whether a last batch that is not full is left out, unless it is the only one. Its samples wait for
+            another epoch.
 
     Raises:
         ValueError: If there is no sample, or a number makes no sense.
@@ -61,6 +63,7 @@ class Sampler:
         order: Order = "shuffled",
         rank: int = 0,
         num_processes: int = 1,
+        drop_last: bool = False,
     ) -> None:
         if length < 1:
             raise ValueError("there is no sample to make batches of.")
@@ -76,12 +79,14 @@ class Sampler:
         self.order = order
         self.rank = rank
         self.num_processes = num_processes
+        self.drop_last = drop_last
         self._newest: tuple[int, IntArray] = (-1, np.empty(0, np.int64))
 
     @property
     def batches_per_epoch(self) -> int:
-        """Number of global batches of one pass, the last incomplete one included."""
-        return math.ceil(self.length / self.batch_size)
+        """Number of global batches of one pass; a last incomplete one is included unless it is dropped."""
+        full = self.length // self.batch_size
+        return full if self.drop_last and full else math.ceil(self.length / self.batch_size)
 
     def batch_length(self, index: int) -> int:
         """Samples of the global batch ``index`` of any epoch, over all processes.
@@ -130,15 +135,24 @@ class RepeatedSampler(Sampler):
         seed: Seed of the run.
         rank: This process, from 0.
         num_processes: How many share every batch.
+        drop_last: As for ``Sampler``.
 
     Reference:
         Hoffer et al., "Augment Your Batch: Improving Generalization Through Instance Repetition", CVPR 2020.
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, repeats: int, seed: int = 0, rank: int = 0, num_processes: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        repeats: int,
+        seed: int = 0,
+        rank: int = 0,
+        num_processes: int = 1,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(length, batch_size, seed=seed, rank=rank, num_processes=num_processes)
+        super().__init__(length, batch_size, seed=seed, rank=rank, num_processes=num_processes, drop_last=drop_last)
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {repeats}.")
         self.repeats = repeats

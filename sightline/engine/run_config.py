@@ -131,7 +131,7 @@ class RunConfig(Config):
     workers: NonNegativeInt = 2
     """Threads or processes that prepare batches; 0 prepares them in the training thread."""
     weights: PathText | None = None
-    """Start from the weights of this run, checkpoint or safetensors file, as far as names and shapes fit."""
+    """Start from the weights of this run, checkpoint or file (safetensors or torch.save), as far as they fit."""
     partial_weights: bool = False
     """Of weights with another shape, copy the leading part that file and model both have."""
     freeze: Patterns = ()
@@ -170,8 +170,8 @@ class RunConfig(Config):
     """Figures of activations and gradients, e.g. ``watch={layers: ["*.conv"], every_steps: 50}``; none when left out.
     """
     histograms: HistogramConfig | None = None
-    """Histograms of weights and gradients in TensorBoard, e.g. ``histograms={every_steps: 500}``; none when left out.
-    """
+    """Histograms of weights and gradients in TensorBoard, e.g. ``histograms={every_steps: 500}``, or
+    ``{every_steps: 0, every_epochs: 1}``; none when left out."""
     profile: PositiveInt | None = None
     """Tell after so many steps where their time and memory went; also in the run's profile.json."""
 

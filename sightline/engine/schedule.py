@@ -187,7 +187,8 @@ class ScheduleConfig(PolicyConfig):
     """The policy of a run, its warm-up, and the policies that follow it."""
 
     count_from: Literal[0, 1] = 0
-    """Number of the first iteration and update; 1 repeats libraries that count updates before using the count."""
+    """Number of the first iteration and update; 1 repeats libraries that count updates before using the count: an epoch
+    then begins, for policies by epoch, with the last iteration of the one before."""
     epochs_late: Literal[0, 1] = 0
     """1 repeats YOLOv7, whose scheduler counts the first epoch twice: in every epoch after the one in which the
     warm-up ends, policies by epoch give the value of the epoch before."""
@@ -355,8 +356,9 @@ class Schedule:
     def at(self, progress: Progress) -> tuple[GroupValues, ...]:
         """Values of every group for the update at ``progress``. The same object as last time while nothing changes."""
         iteration, step, epoch = progress
-        iteration += self.config.count_from
-        step += self.config.count_from
+        if self.config.count_from:
+            iteration, step = iteration + 1, step + 1
+            epoch = iteration // self.length.iterations_per_epoch
         if self.config.epochs_late and epoch > self.length.warmup_iterations // self.length.iterations_per_epoch:
             epoch -= 1
         positions = {"epoch": epoch, "iteration": iteration, "step": step}

@@ -1,6 +1,8 @@
 """Networks with one-bit weights and activations, trained as BMXNet v2 does; binary weights are not decayed.
 
-Values without a source of their own are those of the published runs on CIFAR-10.
+Values without a source of their own are those of the published runs on CIFAR-10. Rates of binary networks are looked
+up by the number of updates made, counted from 1: a rate by steps falls with the last update of the epoch before, and a
+cosine is at 0 in the last two.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ def lenet() -> LeNetRun:
         data=ClassDataConfig(grey=True),
         augment=ClassAugmentConfig(crop="middle", flip_lr=0.0),
         optimizer=OptimizerConfig(kind="mx_adam", groups=FULL_PRECISION_DECAYS),
-        schedule=ScheduleConfig(kind="step", interval="epoch", milestones=(10, 15), gamma=0.1),
+        schedule=ScheduleConfig(kind="step", interval="epoch", milestones=(10, 15), gamma=0.1, count_from=1),
     )
 
 
@@ -103,10 +105,11 @@ def resnet_e18_cifar() -> BinaryResNetRun:
         batch_size=128,
         lr=0.01,
         normalize=CIFAR_NORMALIZE,
+        data=ClassDataConfig(drop_last=True),
         model=BinaryResNetConfig(shortcut=ShortcutConfig(conv="full_precision", pool=True), quantisation=WIDE_GATE),
         augment=ClassAugmentConfig(crop="padded", pad=4),
         optimizer=OptimizerConfig(kind="mx_adam", groups=FULL_PRECISION_DECAYS),
-        schedule=ScheduleConfig(kind="step", interval="epoch", milestones=(75, 100, 125), gamma=0.3),
+        schedule=ScheduleConfig(kind="step", interval="epoch", milestones=(75, 100, 125), gamma=0.3, count_from=1),
     )
 
 
@@ -142,6 +145,6 @@ def meliusnet() -> MeliusNetRun:
     values |= {
         "lr": 0.002,
         "optimizer": OptimizerConfig(kind="mx_radam", momentum=0.95, groups=FULL_PRECISION_DECAYS),
-        "schedule": ScheduleConfig(kind="cosine", final=0.0),
+        "schedule": ScheduleConfig(kind="cosine", interval="step", final=0.0, final_at="last", count_from=1),
     }
     return MeliusNetRun(recipe="meliusnet", model=MeliusNetConfig(quantisation=WIDE_GATE), **values)

@@ -17,6 +17,7 @@ from sightline.data.class_source import ClassEvalSource, ClassTrainSource
 from sightline.data.faults import enforce
 from sightline.data.formats.class_source import ClassSource
 from sightline.data.formats.find_classes import ClassFormatName, open_class_dataset
+from sightline.data.formats.source import SplitSource
 from sightline.data.loader import BatchLoader
 from sightline.data.transforms.class_augment import ClassAugmentConfig
 from sightline.data.world.config import EmbeddedCropsConfig
@@ -46,6 +47,8 @@ class ClassDataConfig(ImageDataConfig):
     """Which format, where a folder holds several; found by looking when left out."""
     class_names: tuple[str, ...] | None = None
     """Names of the classes in their order; found by looking when left out."""
+    val_split: str = "val"
+    """Part of the data set to evaluate on. Where there is no val, as in CIFAR and MNIST, val means test."""
     val_fraction: float = Field(0.0, ge=0, lt=1)
     """Cut this share of the training images as the split ``val``, where the data set has none."""
     grey: bool = False
@@ -183,6 +186,11 @@ class ClassificationRun(ImageRun, abc.ABC):
             return self
         return self.but(data=self.data.but(class_names=class_names))
 
+    def evaluated_split(self, source: SplitSource[Any]) -> str:
+        """``data.val_split``; ``test`` where that is ``val`` and there is none."""
+        wanted = self.data.val_split
+        return "test" if wanted == "val" and "val" not in source.splits and "test" in source.splits else wanted
+
     def open_data(self) -> ClassSource:
         """The data set, or objects of the built-in world where none is named."""
         data = self.data
@@ -219,9 +227,10 @@ class ClassificationRun(ImageRun, abc.ABC):
 
     def refusal_of_last_batch(self, network: nn.Module, num_images: int, share: Share = WHOLE) -> str | None:
         """What is wrong where one image is left for a process at the end of an epoch; None where nothing is."""
-        last = num_images % self.samples_per_batch or self.samples_per_batch
-        is_cut_off = self.limit_batches is not None and self.limit_batches * self.samples_per_batch < num_images
-        images = self.samples_per_batch if is_cut_off else min(num_images, last)
+        full = self.samples_per_batch
+        is_limited = self.limit_batches is not None and self.limit_batches * full < num_images
+        is_left_out = is_limited or (self.data.drop_last and num_images >= full)
+        images = full if is_left_out else num_images % full or full
         in_a_process = images if self.sync_batch_norm else images // share.count
         size = self.image_size
         if in_a_process != 1 or not needs_two_images(network, (self.channels, size, size)):
@@ -229,7 +238,7 @@ class ClassificationRun(ImageRun, abc.ABC):
         return (
             f"batch_size={self.batch_size}: {num_images:,} images leave 1 for the last batch of an epoch"
             f"{'' if images == 1 else ' in a process'}, and batch norm of this network cannot train on one image of "
-            f"{size} x {size} pixels. Choose a batch_size that leaves more."
+            f"{size} x {size} pixels. Choose a batch_size that leaves more, or leave it out (data.drop_last=true)."
         )
 
     def train_loader(self, train: ClassLabels, share: Share) -> BatchLoader:
@@ -244,7 +253,9 @@ class ClassificationRun(ImageRun, abc.ABC):
             mean_rgb=(mean[0], mean[len(mean) // 2], mean[-1]),
             cache=self.data.cache,
         )
-        sampler = source.sampler(self.samples_per_batch, rank=share.rank, num_processes=share.count)
+        sampler = source.sampler(
+            self.samples_per_batch, rank=share.rank, num_processes=share.count, drop_last=self.data.drop_last
+        )
         return BatchLoader(source, sampler, workers=self.workers, kind=self.data.loader)
 
     def eval_loader(self, val: ClassLabels, task: Task, share: Share) -> BatchLoader:

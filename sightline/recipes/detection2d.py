@@ -122,7 +122,9 @@ class Detection2DRun(ImageRun, abc.ABC):
         source = ImageTrainSource(
             train, self.image_size, self.augment, seed=self.seed, epochs=self.epochs, cache=self.data.cache
         )
-        sampler = source.sampler(self.samples_per_batch, rank=share.rank, num_processes=share.count)
+        sampler = source.sampler(
+            self.samples_per_batch, rank=share.rank, num_processes=share.count, drop_last=self.data.drop_last
+        )
         return BatchLoader(source, sampler, workers=self.workers, kind=self.data.loader)
 
     def eval_loader(self, val: ImageAnnotations, task: Task, share: Share) -> BatchLoader:

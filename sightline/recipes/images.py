@@ -32,6 +32,9 @@ class ImageDataConfig(Config):
     """Part of the data set to evaluate on."""
     on_fault: Literal["refuse", "skip"] = "refuse"
     """What to do with images whose file or truth is broken: stop and list them, or leave them out and say how many."""
+    drop_last: bool = False
+    """Leave out the last training batch of an epoch where it is not full, unless it is the only one; its samples wait
+    for another epoch. Validation uses every sample in any case."""
     cache: Literal["none", "ram", "disk"] = "none"
     """Keep decoded images in memory, or in one packed file in the cache folder (never beside the data)."""
     loader: Literal["threads", "processes"] = "threads"
@@ -122,7 +125,8 @@ class ImageRun(RunConfig, abc.ABC):
     def open_source(self, source: SplitSource[Any], *, training: bool = True, share: Share = WHOLE) -> Problem:
         """As ``open``, of a data set that is open already."""
         messages = [str(fault) for fault in source.faults]
-        val = self.read_split(source, self.data.val_split, messages)
+        evaluated = self.evaluated_split(source)
+        val = self.read_split(source, evaluated, messages)
         train = self.read_split(source, self.data.train_split, messages) if training else None
         seed_everything(self.seed)
         task = self.build_task(val)
@@ -133,10 +137,14 @@ class ImageRun(RunConfig, abc.ABC):
             messages=messages,
             facts=self._facts([split for split in (train, val) if split is not None]),
             unit="images",
-            source=f"{printable(self.data.path or 'the built-in world')}, {printable(self.data.val_split)}",
+            source=f"{printable(self.data.path or 'the built-in world')}, {printable(evaluated)}",
             headline=self.headline,
             figures=tuple(task.new_metric().compute()),
         )
+
+    def evaluated_split(self, source: SplitSource[Any]) -> str:
+        """Name of the part of a data set that is evaluated."""
+        return self.data.val_split
 
     def with_classes(self, class_names: tuple[str, ...]) -> ImageRun:
         """The run with the names of the classes given, where its data has no list of them."""

@@ -104,7 +104,8 @@ class ImageReview(ABC):
         except (UserError, OSError) as error:
             return DataReview(None, [Finding("data", "problem", str(error))])
         findings = [Finding("data", "note", str(fault)) for fault in source.faults]
-        used = list(dict.fromkeys((data.train_split, data.val_split)))
+        evaluated = self.config.evaluated_split(source)
+        used = list(dict.fromkeys((data.train_split, evaluated)))
         for split in dict.fromkeys((*used, *source.splits)):
             self.tell(f"reading {split}")
             try:
@@ -118,7 +119,7 @@ class ImageReview(ABC):
             findings += self._of_split(source, split, is_used=split in used, told=told)
         if any(split not in source.held for split in used):
             return DataReview(None, findings)
-        findings += self._of_classes(source.held[data.train_split], source.held[data.val_split])
+        findings += self._of_classes(source.held[data.train_split], source.held[evaluated])
         changes, findings_of_size = self.fitting(source.class_names)
         findings += findings_of_size
         findings += self.of_batches(source.held[data.train_split])

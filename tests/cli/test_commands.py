@@ -352,13 +352,21 @@ def test_help_teaches_with_examples(tmp_path):
     assert typed("--version", cwd=tmp_path).out == f"sightline {__version__}\n"
 
 
-def test_completion_knows_the_recipes(tmp_path):
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("sightline train yolov7-t", {"yolov7-tiny", "yolov7-tiny-small", "yolov7-tiny-world"}),
+        ("sightline check my_data --format c", {"coco", "class_folders", "cifar_python", "cifar_binary"}),
+        ("sightline world city --format c", {"coco"}),
+    ],
+)
+def test_completion_knows_recipes_and_formats(line, expected):
     command = "import sys; sys.argv = ['sightline']; from sightline.cli.main import app; app(prog_name='sightline')"
     env = {
         **os.environ,
         "_SIGHTLINE_COMPLETE": "complete_bash",
-        "COMP_WORDS": "sightline train yolov7-t",
-        "COMP_CWORD": "2",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
     }
     done = subprocess.run([sys.executable, "-c", command], env=env, capture_output=True, text=True, check=False)
-    assert set(done.stdout.split()) == {"yolov7-tiny", "yolov7-tiny-small", "yolov7-tiny-world"}
+    assert set(done.stdout.split()) == expected

@@ -18,7 +18,7 @@ from sightline.config.override import (
     refuse_contradictions,
     refuse_without_effect,
 )
-from sightline.recipes.detection2d import Detection2DRun
+from sightline.recipes import RECIPES, recipe
 
 
 class Inner(Config):
@@ -254,6 +254,6 @@ def test_names_of_other_tools_lead_to_ours():
     assert {wrong: nearest_key(wrong, known) for wrong in meant} == meant
 
 
-def test_every_name_of_another_tool_leads_to_a_key_that_a_detector_has_and_is_none_itself():
-    known = set(keys_of(Detection2DRun))
+def test_every_name_of_another_tool_leads_to_a_key_that_a_recipe_has_and_is_none_itself():
+    known = {key for name in RECIPES for key in keys_of(type(recipe(name)))}
     assert {foreign: ours for foreign, ours in KEYS.items() if ours not in known or foreign in known} == {}

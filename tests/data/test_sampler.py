@@ -51,6 +51,21 @@ def test_a_last_batch_smaller_than_the_processes_leaves_empty_shares():
     assert [share.sample_ids for share in shares] == [(4,), (), ()]
 
 
+def test_a_last_batch_that_is_not_full_is_left_out_on_request_and_its_samples_come_in_other_epochs():
+    sampler = Sampler(10, 4, drop_last=True)
+    assert sampler.batches_per_epoch == 2
+    assert [sampler.batch_length(k) for k in range(2)] == [4, 4]
+    with pytest.raises(IndexError, match="batches 0 to 1"):
+        sampler.request(0, 2)
+    assert [ids(sampler, epoch) for epoch in range(3)] == [ids(Sampler(10, 4), epoch)[:8] for epoch in range(3)]
+    assert {i for epoch in range(20) for i in ids(sampler, epoch)} == set(range(10))
+
+
+@pytest.mark.parametrize("length", [8, 3])
+def test_a_full_last_batch_and_one_that_is_the_only_one_are_kept(length):
+    assert ids(Sampler(length, 4, drop_last=True), 0) == ids(Sampler(length, 4), 0)
+
+
 def test_every_epoch_has_its_own_order_and_jumping_gives_the_same():
     sampler = Sampler(40, 8, seed=5)
     forward = {(e, k): sampler.request(e, k).sample_ids for e in range(3) for k in range(5)}

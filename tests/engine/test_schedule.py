@@ -142,6 +142,11 @@ def test_a_policy_may_count_updates():
     assert made.at(Progress(iteration=40, step=3, epoch=4))[0].lr == pytest.approx(1 - 3 / 15)
 
 
+def test_counted_from_1_an_epoch_begins_with_the_last_iteration_of_the_one_before():
+    values = lrs(ScheduleConfig(kind="step", interval="epoch", milestones=(2, 4), gamma=0.5, count_from=1))
+    assert values == [1.0] * 19 + [0.5] * 20 + [0.25] * 21
+
+
 @pytest.mark.parametrize(
     "kind, expected",
     [("linear", [0.1, 0.55, 1.0]), ("constant", [0.1, 0.1, 1.0]), ("exponential", [0.1, 0.1**0.5, 1.0])],

@@ -14,6 +14,7 @@ COMMON = (
     "device=cpu",
     "workers=0",
     "threads=1",
+    "precision=fp32",
     "seed=3",
     "ema.decay=0.9",
     "checkpoint.every_steps=2",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sightline.engine.callback import Callback, StepReport
@@ -24,26 +24,17 @@ class Beat(Callback):
     def __init__(self, heartbeat: Heartbeat, time_left: Callable[[], float | None] = lambda: None) -> None:
         self.heartbeat = heartbeat
         self.time_left = time_left
-        self._losses: dict[str, float] = {}
-        self._timing: Mapping[str, float] = {}
 
     def write(self, row: LogRow) -> None:
         """Take losses and speed of the logger's rows."""
         if row.kind == "train":
-            self._losses = {name: value for name, value in row.values.items() if name.startswith("loss")}
-            self._timing = row.timing
+            losses = {name: value for name, value in row.values.items() if name.startswith("loss")}
+            self.heartbeat.know(losses=losses, samples_per_s=row.timing.get("samples_per_second"))
 
     def on_step_end(self, training: Training, report: StepReport) -> None:
         """Say where the run is, when it is time."""
         if self.heartbeat.is_due():
-            self.heartbeat.beat(
-                "running",
-                step=report.step,
-                epoch=training.epoch,
-                losses=self._losses,
-                samples_per_s=self._timing.get("samples_per_second"),
-                eta_s=self.time_left(),
-            )
+            self.heartbeat.beat("running", step=report.step, epoch=training.epoch, eta_s=self.time_left())
 
     def on_epoch_end(self, training: Training, epoch: int) -> None:
         """An evaluation may follow."""

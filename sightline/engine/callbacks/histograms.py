@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, model_validator
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -21,8 +21,16 @@ BINS = 64
 class HistogramConfig(Config):
     """Histograms of every trained tensor and of its gradient."""
 
-    every_steps: PositiveInt = 500
-    """Optimizer steps between two of them."""
+    every_steps: NonNegativeInt = 500
+    """Optimizer steps between two of them; 0 for none."""
+    every_epochs: NonNegativeInt = 0
+    """Of the last step of every so many epochs, and of the weights that the run begins with; 0 for none."""
+
+    @model_validator(mode="after")
+    def _some_are_due(self) -> Self:
+        if not self.every_steps and not self.every_epochs:
+            raise ValueError("every_steps and every_epochs are both 0: give one of them, or histograms=null")
+        return self
 
 
 class HistogramSink(Protocol):
@@ -62,32 +70,31 @@ def _measure(tensor: Tensor) -> tuple[Tensor, Tensor]:
 class Histograms(Callback):
     """Weights after a step that is due, and the gradients that the optimizer took in it: unscaled and clipped.
 
+    Where they come by epochs, the weights before the first step too.
+
     Args:
         config: When.
         sink: Takes them.
     """
 
     def __init__(self, config: HistogramConfig, sink: HistogramSink) -> None:
-        self.every_steps = config.every_steps
+        self.config = config
         self.sink = sink
         self._hooks: list[RemovableHandle] = []
         self._gradients: dict[str, Tensor] = {}
 
     def on_run_start(self, training: Training) -> None:
-        """Keep hold of the gradients of the first step, if it is due."""
+        """Show the weights that a run begins with; keep hold of the gradients of the first step, if it is due."""
+        if self.config.every_epochs and training.step == 0:
+            self.sink.write_histograms(0, 0, histograms_of(_weights(training)))
         self._prepare(training, training.step + 1)
 
     def on_step_end(self, training: Training, report: StepReport) -> None:
         """Write the histograms of a step that was due."""
         if self._hooks:
             self._put_away()
-            weights = {
-                f"weights/{name}": parameter
-                for group in training.optimizer.groups
-                for name, parameter in zip(group.names, group.parameters, strict=True)
-            }
             gradients, self._gradients = self._gradients, {}
-            self.sink.write_histograms(report.step, report.epoch, histograms_of({**weights, **gradients}))
+            self.sink.write_histograms(report.step, report.epoch, histograms_of({**_weights(training), **gradients}))
         self._prepare(training, report.step + 1)
 
     def on_run_end(self, training: Training, outcome: str) -> None:
@@ -95,7 +102,7 @@ class Histograms(Callback):
         self._put_away()
 
     def _prepare(self, training: Training, step: int) -> None:
-        if step % self.every_steps:
+        if not self._is_due(training, step):
             return
 
         def hold(name: str, parameter: Tensor) -> None:
@@ -109,7 +116,26 @@ class Histograms(Callback):
             for name, parameter in zip(group.names, group.parameters, strict=True):
                 hold(name, parameter)
 
+    def _is_due(self, training: Training, step: int) -> bool:
+        """Whether histograms of ``step``, the next one, are wanted."""
+        steps, epochs = self.config.every_steps, self.config.every_epochs
+        if steps and step % steps == 0:
+            return True
+        length, end = training.plan.length, training.epoch + 1
+        iterations = end * length.iterations_per_epoch
+        if not epochs or end % epochs or iterations > length.iterations:
+            return False
+        return step == training.plan.steps_before(iterations)
+
     def _put_away(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+
+
+def _weights(training: Training) -> dict[str, Tensor]:
+    return {
+        f"weights/{name}": parameter
+        for group in training.optimizer.groups
+        for name, parameter in zip(group.names, group.parameters, strict=True)
+    }

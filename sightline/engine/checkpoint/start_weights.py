@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from sightline.config.errors import RunError
 from sightline.config.printable import printable
+from sightline.config.torch_file import is_torch_file, read_torch_file
+from sightline.config.torch_weights import WeightsError, find_weights
+from sightline.engine.checkpoint.matching_names import match_names
 from sightline.engine.checkpoint.reader import load_tensor_file, load_tensors, open_checkpoint
 from sightline.engine.checkpoint.release import find_release
 from sightline.engine.loop import Training
@@ -47,6 +50,8 @@ class StartReport:
     renamed: str
     """How the names of the file were made to fit; an empty text where they fit as they are."""
     tensors: tuple[TensorFate, ...]
+    notes: tuple[str, ...] = ()
+    """What else is to be known of the file."""
     frozen_new: tuple[str, ...] = ()
     """Frozen parameters that the file did not give, or not whole: they stay as they were initialised."""
 
@@ -60,7 +65,7 @@ class StartReport:
         total = loaded + partly + new
         counts = [f"{loaded} of {total} tensors loaded", *([f"{partly} partly"] if partly else [])]
         lines = [f"weights of {self.source}: {', '.join([*counts, f'{new} new', f'{unused} unused'])}"]
-        lines += [self.renamed] if self.renamed else []
+        lines += self._told()
         if new or partly or unused:
             lines += _table(self.tensors)
             for fate in FATES[1:]:
@@ -79,47 +84,54 @@ class StartReport:
             f"{tensor.fate:<6}  {printable(tensor.name, limit=1000):<{width}}  {tensor.shape}  {tensor.note}".rstrip()
             for tensor in sorted(self.tensors, key=lambda tensor: FATES.index(tensor.fate))
         ]
-        head = [f"# weights of {self.source}", *([f"# {self.renamed}"] if self.renamed else [])]
+        head = [f"# weights of {self.source}", *(f"# {line}" for line in self._told())]
         replace_file(run_dir / START_WEIGHTS_FILE, "\n".join([*head, *rows, ""]).encode(), durable=False)
+
+    def _told(self) -> list[str]:
+        return [*([self.renamed] if self.renamed else []), *self.notes]
 
 
 def start_from_weights(training: Training, path: Path, *, partly: bool) -> StartReport:
-    """Copy the tensors of a run, checkpoint or safetensors file that fit by name and shape; the average starts there.
+    """Copy the tensors of a run, checkpoint or file of weights that fit by name and shape; the average starts there.
 
     Args:
         training: At its start.
-        path: Run folder (its newest checkpoint), checkpoint folder, pointer (``checkpoints/best``) or safetensors
-            file. Averaged weights are preferred to live ones.
+        path: Run folder (its newest checkpoint), checkpoint folder, pointer (``checkpoints/best``), safetensors
+            file, or file of ``torch.save``, which is read without running anything. Averaged weights are preferred to
+            live ones.
         partly: Of tensors with another shape, copy the leading part that both have.
 
     Raises:
         RunError: If the file cannot be read, holds a number that is not finite, or nothing in it fits.
     """
-    source, tensors = _read(path)
-    report = copy_what_fits(training.task, tensors, source=source, partly=partly)
+    source, tensors, notes = _read(path)
+    report = copy_what_fits(training.task, tensors, source=source, partly=partly, notes=notes)
     if training.ema is not None:
         training.ema.load(training.task.state_dict(), updates=0)
     return report
 
 
-def copy_what_fits(task: Task, given: Mapping[str, Tensor], *, source: str, partly: bool = False) -> StartReport:
+def copy_what_fits(
+    task: Task, given: Mapping[str, Tensor], *, source: str, partly: bool = False, notes: tuple[str, ...] = ()
+) -> StartReport:
     """Copy tensors over those of a task that have their name, shape and kind of number.
 
-    Where all names of the file begin with parts that the model's names lack (``module.``), or the other way round,
-    the names are matched without them. A leading part of a tensor is copied on request alone: rows of two heads mean
-    the same only if both were laid out alike, which no file tells.
+    The names of the file may begin with parts that the model's names lack (``module.``), or the other way round, see
+    ``match_names``. A leading part of a tensor is copied on request alone: rows of two heads mean the same only if
+    both were laid out alike, which no file tells.
 
     Args:
         task: Is written to.
         given: Tensors by name.
         source: What they are, for messages.
         partly: Of tensors with another shape, copy the leading part that both have.
+        notes: What else the report is to tell of the file.
 
     Raises:
         RunError: If no parameter fits, or a tensor that fits holds NaN or infinite numbers. Nothing is changed then.
     """
     own: dict[str, Tensor] = task.state_dict(keep_vars=True)
-    names, renamed = _match_names(own, given)
+    names, renamed = match_names(own, given)
     copies: list[tuple[Tensor, Tensor]] = []
     fates = []
     reached: set[int] = set()
@@ -148,44 +160,38 @@ def copy_what_fits(task: Task, given: Mapping[str, Tensor], *, source: str, part
     frozen_new = [
         name for name, t in own.items() if name in not_whole and isinstance(t, nn.Parameter) and not t.requires_grad
     ]
-    return StartReport(source, renamed, tuple(told), tuple(frozen_new))
+    return StartReport(source, renamed, tuple(told), notes, tuple(frozen_new))
 
 
-def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Tensors of what a user names, and what that is."""
+def _read(path: Path) -> tuple[str, dict[str, Tensor], tuple[str, ...]]:
+    """Tensors of what a user names, what that is, and what else is to be told of it."""
     if path.is_file() and path.name not in ("latest", "best"):
+        if is_torch_file(path):
+            return _read_torch_file(path)
         release = find_release(path)
-        if release is not None:
-            return f"{printable(path)} ({release.which})", load_tensor_file(path)
-        return printable(path), load_tensor_file(path)
+        which = f" ({release.which})" if release is not None else ""
+        return f"{printable(path)}{which}", load_tensor_file(path), ()
     checkpoint = open_checkpoint(path)
     group, which = ("ema", "averaged") if "ema.safetensors" in checkpoint.manifest.files else ("model", "live")
-    return f"{printable(checkpoint.path)} ({which} weights)", load_tensors(checkpoint, group)[group]
+    return f"{printable(checkpoint.path)} ({which} weights)", load_tensors(checkpoint, group)[group], ()
 
 
-def _match_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[dict[str, str], str]:
-    """The file's name of each of the model's tensors that has one, and what was done to the names."""
-    ours, theirs = shared_parts(own), shared_parts(given)
-    best, told = {name: name for name in own if name in given}, ""
-    most = _equal_shapes(own, given, best)
-    for taken in range(len(theirs) + 1):
-        for added in range(len(ours) + 1):
-            off, on = "".join(f"{p}." for p in theirs[:taken]), "".join(f"{p}." for p in ours[:added])
-            found = {on + name.removeprefix(off): name for name in given}
-            found = {name: there for name, there in found.items() if name in own}
-            if (count := _equal_shapes(own, given, found)) > most:
-                best, told, most = found, _renaming(off, on), count
-    return best, told
-
-
-def _equal_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor], names: Mapping[str, str]) -> int:
-    return sum(own[name].shape == given[there].shape for name, there in names.items())
-
-
-def _renaming(off: str, on: str) -> str:
-    if off and on:
-        return f"all names begin with {off!r} in the file and with {on!r} here"
-    return f"all names begin with {(off or on)!r} {'in the file' if off else 'here'} alone; that is passed over"
+def _read_torch_file(path: Path) -> tuple[str, dict[str, Tensor], tuple[str, ...]]:
+    try:
+        found = find_weights(read_torch_file(path))
+    except WeightsError as error:
+        raise RunError(
+            f"{printable(path)}: is a pickle of torch.save that {printable(error, limit=600)}. Give a file with a "
+            "state dict."
+        ) from None
+    place = f"under {found.place!r}" if found.place else "at its top"
+    kind = "a pickled model" if found.is_module else f"{'averaged weights' if found.is_averaged else 'weights'}"
+    notes = []
+    if found.others:
+        notes.append(f"the file has others, which are not used, under {', '.join(map(repr, found.others))}")
+    if found.foreign:
+        notes.append(f"not read, as it is neither tensors nor plain values: {', '.join(found.foreign)}")
+    return f"{printable(path)} ({kind} {place})", found.tensors, tuple(printable(one, limit=300) for one in notes)
 
 
 def _fate(own: Tensor, there: Tensor | None, *, partly: bool) -> tuple[Fate, str, tuple[Tensor, Tensor] | None]:

@@ -141,14 +141,18 @@ class Heartbeat:
         now = self._clock()
         self._step = self._step if step is None else step
         self._epoch = self._epoch if epoch is None else epoch
-        self._losses = self._losses if losses is None else dict(losses)
-        self._samples_per_s = self._samples_per_s if samples_per_s is None else samples_per_s
+        self.know(losses=losses, samples_per_s=samples_per_s)
         self._eta_s = self._eta_s if eta_s is None else eta_s
         if state == self._state and now < self._next:
             return False
         self._state = state
         self._next = now + self.period_s
         return self._write(state, message)
+
+    def know(self, *, losses: Mapping[str, float] | None = None, samples_per_s: float | None = None) -> None:
+        """Take figures for the next writing, whenever that comes."""
+        self._losses = self._losses if losses is None else dict(losses)
+        self._samples_per_s = self._samples_per_s if samples_per_s is None else samples_per_s
 
     def _write(self, state: State, message: str) -> bool:
         status = Status(

@@ -52,7 +52,8 @@ class BinaryResNetConfig(Config):
     quantisation: QuantisationConfig = Field(default_factory=QuantisationConfig)
     """Bits of the inner layers."""
     initialisation: Initialisation = "gaussian"
-    """How the weights start."""
+    """How the weights start: gaussian by the inputs of a layer, xavier by inputs and outputs, for PReLUs prelu_in or
+    prelu_average, or small (0.01)."""
 
     @model_validator(mode="after")
     def _slices_have_units(self) -> Self:

@@ -62,7 +62,8 @@ class DenseTrunkConfig(Config):
     quantisation: QuantisationConfig = Field(default_factory=QuantisationConfig)
     """Bits of the inner layers."""
     initialisation: Initialisation = "gaussian"
-    """How the weights start."""
+    """How the weights start: gaussian by the inputs of a layer, xavier by inputs and outputs, for PReLUs prelu_in or
+    prelu_average, or small (0.01)."""
 
     def layout(self) -> Layout:
         """The numbers of the variant, with what this configuration changes."""

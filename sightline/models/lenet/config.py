@@ -21,7 +21,8 @@ class LeNetConfig(Config):
     quantisation: QuantisationConfig = Field(default_factory=QuantisationConfig)
     """Bits of the inner layers of the binary variant."""
     initialisation: Initialisation = "xavier"
-    """How the weights start."""
+    """How the weights start: gaussian by the inputs of a layer, xavier by inputs and outputs, for PReLUs prelu_in or
+    prelu_average, or small (0.01)."""
 
     def without_effect(self) -> dict[str, str]:
         """Bits, where nothing is quantised."""

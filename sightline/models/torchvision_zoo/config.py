@@ -9,7 +9,7 @@ from sightline.config.errors import did_you_mean
 
 
 class TorchvisionConfig(Config):
-    """A classifier of torchvision with fresh weights; ``weights=FILE`` starts from a file of trained ones."""
+    """A classifier of torchvision with fresh weights; ``weights=FILE`` starts from trained ones, such as a ``.pth``."""
 
     name: str = "resnet18"
     """As in ``torchvision.models``: resnet18, mobilenet_v3_small, efficientnet_b0, convnext_tiny, vit_b_16, ..."""

@@ -1,5 +1,7 @@
 """The time left that a run tells while it runs, on a clock of the test's own."""
 
+import json
+
 import pytest
 
 from sightline.engine import log
@@ -78,3 +80,14 @@ def test_a_status_that_is_read_later_has_less_time_left(tmp_path, monkeypatch):
     told(tmp_path, clock, epochs=1)
     status = read_status(tmp_path / "run").but(state="running", eta_s=60.0, updated=1000.0)
     assert [status.time_left(now) for now in (990.0, 1000.0, 1020.0, 1100.0)] == [60.0, 60.0, 40.0, 0.0]
+
+
+@pytest.mark.parametrize("stop_at_epoch", [None, 2])
+def test_at_the_end_the_losses_are_those_of_the_last_row_however_short_the_run_was(tmp_path, stop_at_epoch):
+    # 6 steps an epoch, a row every 4: all of it is over within the first beat's second.
+    log = {"every_steps": 4, "heartbeat_seconds": 3600.0, "trackers": []}
+    session(toy_run(log=log, stop_at_epoch=stop_at_epoch), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = [row["values"] for row in rows if row["kind"] == "train"][-1]
+    losses = {name: value for name, value in last.items() if name.startswith("loss")}
+    assert losses and read_status(tmp_path / "run").losses == losses

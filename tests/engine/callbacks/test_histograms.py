@@ -81,6 +81,29 @@ def test_tensorboard_shows_weights_and_the_gradients_that_were_taken(tmp_path, p
         assert sum(shown[6].bucket) == tensor.numel()
 
 
+@pytest.mark.parametrize("accumulation, expected", [({}, {0, 12, 24}), ({"every": 4}, {0, 4, 8})])
+def test_by_epochs_they_are_those_of_the_first_weights_and_of_the_last_step_of_epochs(tmp_path, accumulation, expected):
+    # An epoch has 6 batches: 6 steps, or with four batches a step 2, of which the second has two batches.
+    log = {"every_steps": 4, "trackers": ["tensorboard"], "train_pictures": 0, "eval_pictures": 0}
+    histograms = {"every_steps": 0, "every_epochs": 2}
+    session(toy_run(histograms=histograms, log=log, epochs=5, accumulation=accumulation), tmp_path)
+    found = histograms_in(tmp_path)
+    assert set(found["weights/net.0.weight"]) == expected
+    assert set(found["gradients/net.0.weight"]) == expected - {0}
+
+
+def test_by_steps_and_epochs_each_step_is_shown_once_and_none_of_an_epoch_that_is_cut(tmp_path):
+    log = {"every_steps": 4, "trackers": ["tensorboard"], "train_pictures": 0, "eval_pictures": 0}
+    histograms = {"every_steps": 4, "every_epochs": 1}
+    session(toy_run(histograms=histograms, log=log, epochs=None, steps=13), tmp_path)
+    assert set(histograms_in(tmp_path)["weights/net.0.weight"]) == {0, 4, 6, 8, 12}
+
+
+def test_histograms_that_never_come_are_refused():
+    with pytest.raises(ValueError, match="both 0: give one of them, or histograms=null"):
+        toy_run(histograms={"every_steps": 0})
+
+
 def test_they_change_no_bit_of_a_run(tmp_path):
     for name, histograms in (("plain", None), ("seen", {"every_steps": 2})):
         log = {"every_steps": 4, "trackers": ["tensorboard"], "train_pictures": 0, "eval_pictures": 0}

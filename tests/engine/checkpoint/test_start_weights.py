@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from sightline.config.errors import RunError
 from sightline.config.override import keys_without_effect
 from sightline.engine.building import build_training
+from sightline.engine.checkpoint.matching_names import match_names
 from sightline.engine.checkpoint.reader import load_tensors, newest_whole
 from sightline.engine.checkpoint.start_weights import START_WEIGHTS_FILE, copy_what_fits, start_from_weights
 from sightline.engine.freeze import freeze
@@ -184,3 +185,33 @@ def test_frozen_tensors_that_the_weights_do_not_give_are_told(trained):
 def test_a_part_of_no_weights_has_no_effect():
     assert "partial_weights" in dict(keys_without_effect(toy_run()))
     assert "partial_weights" not in dict(keys_without_effect(toy_run(weights=Path("a"))))
+
+
+def shaped(**shapes):
+    return {name.replace("__", "."): torch.zeros(shape) for name, shape in shapes.items()}
+
+
+def test_a_backbone_finds_its_place_in_a_larger_model():
+    own = shaped(body__trunk__a__w=(2, 3), body__trunk__a__b=(2,), body__trunk__c__w=(4,), head__w=(5,))
+    given = shaped(a__w=(2, 3), a__b=(2,), c__w=(4,), fc__w=(9,))
+    names, told = match_names(own, given)
+    assert names == {f"body.trunk.{name}": name for name in ("a.w", "a.b", "c.w")}
+    assert told == "the file is matched with what begins with 'body.trunk.' here"
+    names, told = match_names(given, own)
+    assert names == {name: f"body.trunk.{name}" for name in ("a.w", "a.b", "c.w")}
+    assert told == "what begins with 'body.trunk.' in the file is matched with the model"
+
+
+def test_a_block_that_fits_two_places_fits_none():
+    own = shaped(net__1__w=(2, 3), net__1__b=(2,), net__2__w=(2, 3), net__2__b=(2,), net__3__w=(7,), head=(1,))
+    assert match_names(own, shaped(w=(2, 3), b=(2,))) == ({}, "")
+
+
+def test_a_single_tensor_fits_no_place_by_chance():
+    own = shaped(net__1__w=(2, 3), net__2__w=(4, 3), head=(1,))
+    assert match_names(own, shaped(w=(2, 3))) == ({}, "")
+
+
+def test_names_that_fit_as_they_are_stay():
+    own = shaped(a__w=(2,), b__a__w=(2,))
+    assert match_names(own, own) == ({"a.w": "a.w", "b.a.w": "b.a.w"}, "")
