@@ -1,14 +1,16 @@
 """sightline: one training system for perception models.
 
-Importing this package loads nothing heavy; ``train``, ``evaluate``, ``predict``, ``load`` and ``release``
-bring PyTorch in when they are first used.
+Importing this package loads nothing heavy; ``train``, ``evaluate``, ``predict``, ``export`` and the others bring in
+PyTorch when they are first used.
 """
 
 from typing import Any
 
 __version__ = "0.1.0"
 
-_API = frozenset({"train", "resume", "evaluate", "predict", "load", "release", "search"})
+_API = frozenset(
+    {"train", "resume", "evaluate", "predict", "load", "release", "pack", "import_bmxnet", "export", "search"}
+)
 
 
 def __getattr__(name: str) -> Any:

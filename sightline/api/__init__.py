@@ -9,8 +9,11 @@ Example:
 from sightline.api.configuration import describe_config, describe_keys, list_recipes, resolve
 from sightline.api.contents import Contents, FileContent, TensorKind, show
 from sightline.api.datasets import check, dataset_formats, score_coco, world
+from sightline.api.exporting import Exported, export
+from sightline.api.importing import Imported, import_bmxnet
 from sightline.api.inference import Figures, evaluate
 from sightline.api.output import check_output, write_output
+from sightline.api.packing import Packed, pack
 from sightline.api.prediction import PicturePrediction, Predictor, free_folder, load, predict
 from sightline.api.preflight import PreflightReport, names_a_run, near_recipe, preflight
 from sightline.api.releasing import Released, release
@@ -25,8 +28,11 @@ from sightline.api.trials import SearchError, TrialResult
 __all__ = [
     "CheckpointFigures",
     "Contents",
+    "Exported",
     "Figures",
     "FileContent",
+    "Imported",
+    "Packed",
     "PicturePrediction",
     "Predictor",
     "PreflightReport",
@@ -47,11 +53,14 @@ __all__ = [
     "describe_keys",
     "evaluate",
     "evaluate_all",
+    "export",
     "free_folder",
+    "import_bmxnet",
     "list_recipes",
     "load",
     "names_a_run",
     "near_recipe",
+    "pack",
     "plot_lr",
     "predict",
     "preflight",

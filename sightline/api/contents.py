@@ -185,7 +185,10 @@ def _of_file(path: Path) -> Contents:
     files = [FileContent(path.name, _size(path), "", _tensors(path, ""))]
     if release is None:
         return Contents(path, "safetensors", {"format": "safetensors"}, files)
-    return Contents(path, "release", release.header.model_dump(mode="python") | {"sha256": release.sha256}, files)
+    facts = release.header.model_dump(mode="python", exclude={"packed"}) | {"sha256": release.sha256}
+    if signs := [math.prod(note.shape) for note in release.header.packed.values()]:
+        facts["packed"] = {"binary_weights": len(signs), "signs": sum(signs), "bytes": sum(-(-n // 8) for n in signs)}
+    return Contents(path, "release", facts, files)
 
 
 def _tensors(path: Path, fault: str) -> tuple[TensorKind, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sightline.engine.checkpoint.reader import Checkpoint
     from sightline.engine.checkpoint.release import Release
     from sightline.engine.task import Metric, Task
+    from sightline.models.blocks.packed_file import PackedNetwork
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,16 @@ def class_names_of(run: Path | Release) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
-def load_weights(task: Task, given: Checkpoint | Release) -> str:
+def load_weights(task: Task, given: Checkpoint | Release, *, group: str | None = None, count_bits: bool = True) -> str:
     """Averaged weights of a checkpoint, or its live ones, or those of a released file, into a task of the same shape.
+
+    Of a packed file, packed layers take the place of the binary ones.
+
+    Args:
+        task: Is written to.
+        given: Where the weights are.
+        group: ``ema`` or ``model`` of a checkpoint; the averaged ones where there are any when left out.
+        count_bits: Whether packed layers count equal bits, which is for CPUs, or multiply signs, to the same results.
 
     Returns:
         ``averaged weights`` or ``live weights``, and in what they were stored if not in full.
@@ -185,8 +194,11 @@ def load_weights(task: Task, given: Checkpoint | Release) -> str:
 
     own = task.state_dict()
     if isinstance(given, Checkpoint):
-        group = best_group(given)
+        group = group or best_group(given)
         tensors, which = load_tensors(given, group)[group], WHICH[group]
+    elif given.header.packed:
+        _load_packed(task, given, count_bits=count_bits)
+        return given.which
     else:
         tensors, which = given.tensors_for(own), given.which
     copy_exactly(
@@ -197,6 +209,30 @@ def load_weights(task: Task, given: Checkpoint | Release) -> str:
         cure="The model was changed since; use the run's own configuration.",
     )
     return which
+
+
+def packed_network(given: Release) -> PackedNetwork:
+    """The tensors of a packed file.
+
+    Raises:
+        RunError: If they contradict its header.
+    """
+    from sightline.engine.checkpoint.release import HALVES
+    from sightline.models.blocks.packed_file import from_stored
+
+    halves = set(HALVES.values())
+    tensors = {name: one.float() if one.dtype in halves else one for name, one in given.tensors_for({}).items()}
+    notes = {name: note.model_dump() for name, note in given.header.packed.items()}
+    return from_stored(tensors, notes, source=printable(given.path))
+
+
+def _load_packed(task: Task, given: Release, *, count_bits: bool) -> None:
+    from sightline.models.blocks.packed_layers import load_packed
+
+    device = next(task.parameters()).device
+    task.cpu()
+    load_packed(task, packed_network(given), count_bits=count_bits, source=printable(given.path))
+    task.to(device)
 
 
 WHICH = {"ema": "averaged weights", "model": "live weights"}
@@ -296,7 +332,7 @@ class Judge:
         from sightline.engine.evaluation import evaluate as evaluate_task
 
         assert self.problem.eval_loader is not None, "a problem opened for evaluation has its loader"
-        which = load_weights(self.task, checkpoint)
+        which = load_weights(self.task, checkpoint, count_bits=self.device.type == "cpu")
         losses = ValidationLosses() if self.config.evaluate.loss else None
         metric = evaluate_task(
             self.task, self.problem.eval_loader, device=self.device, precision=self.precision, losses=losses

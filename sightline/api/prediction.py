@@ -75,7 +75,7 @@ class Predictor:
             torch.set_num_threads(config.threads)
         self.device = pick_device(config.device)
         self.model: ImageModel = config.image_model(class_names)
-        load_weights(self.model.task, weights)
+        load_weights(self.model.task, weights, count_bits=self.device.type == "cpu")
         self.model.prepare(self.device)
         self.class_names = self.model.class_names
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from sightline.api.configuration import PathLike, portable, read_config
 from sightline.api.inference import best_group, facts_of, open_run
@@ -14,8 +15,10 @@ from sightline.config.errors import ConfigError, RunError
 from sightline.config.printable import printable
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sightline.engine.checkpoint.reader import Checkpoint
-    from sightline.engine.checkpoint.release import Half
+    from sightline.engine.checkpoint.release import Half, ReleaseHeader
 
 STATISTICS = ("splits", "faults", "num_faults")
 """What a run notes about its data that no model needs; it holds names of files."""
@@ -66,65 +69,103 @@ def release(
     Raises:
         UserError: If there is no such run or checkpoint, it is damaged, has no such weights, or the file is there.
     """
+    from sightline.engine.checkpoint.reader import load_tensors
+    from sightline.engine.checkpoint.release import halved
+
+    check_choices(weights=weights, half=half)
+    check_output(out, suffix=".safetensors")
+    run_dir, found = open_run(Path(run), checkpoint)
+    more = [*(["live"] if weights == "live" else []), *([half] if half else [])]
+    default = "-".join([name_of(run_dir, found), *more]) + ".safetensors"
+    path = Path(out if out is not None else default).expanduser()
+    refuse_taken(path, force=force)
+    group = chosen_group(found, weights)
+    tensors = load_tensors(found, group)[group]
+    if half is not None:
+        tensors = halved(tensors, cast("Half", half), source=printable(found.path))
+    return write_file(path, header_of(run_dir, found, group, half), tensors)
+
+
+def check_choices(*, weights: str | None, half: str | None) -> None:
+    """Refuse words that a choice does not have.
+
+    Raises:
+        ConfigError: Names those that it has.
+    """
     for name, value, known in (("weights", weights, ("ema", "live")), ("half", half, ("fp16", "bf16"))):
         if value is not None and value not in known:
             raise ConfigError(f"{name}: expected {' or '.join(known)}, got {printable(value, limit=40)!r}.")
-    check_output(out, suffix=".safetensors")
-    run_dir, found = open_run(Path(run), checkpoint)
-    path = Path(out).expanduser() if out is not None else Path(_name_of(run_dir, found, weights, half))
-    _refuse_taken(path, force=force)
+
+
+def chosen_group(found: Checkpoint, weights: str | None) -> str:
+    """``ema`` or ``model``: what the weights that a user asks for are called in a checkpoint.
+
+    Raises:
+        RunError: If there are no averaged ones.
+    """
     group = "model" if weights == "live" else best_group(found)
     if weights == "ema" and group != "ema":
         raise RunError(f"{printable(found.path)}: holds no averaged weights. Take the live ones.")
-    return _write(path, run_dir, found, group, cast("Half | None", half))
+    return group
 
 
-def _write(path: Path, run_dir: Path, found: Checkpoint, group: str, half: Half | None) -> Released:
+def header_of(run_dir: Path, found: Checkpoint, group: str, half: str | None) -> ReleaseHeader:
+    """What a file with weights of a checkpoint says.
+
+    Raises:
+        UserError: If the run's configuration or its notes about the data cannot be read.
+    """
     from sightline import __version__
-    from sightline.engine.checkpoint.reader import load_tensors
-    from sightline.engine.checkpoint.release import ReleaseHeader, halved, write_release
+    from sightline.engine.checkpoint.release import ReleaseHeader
     from sightline.engine.going_on import class_name
 
     config = read_config(run_dir)
     values, left_out = portable(config)
-    tensors = load_tensors(found, group)[group]
-    if half is not None:
-        tensors = halved(tensors, half, source=printable(found.path))
-    header = ReleaseHeader(
+    return ReleaseHeader(
         sightline=__version__,
         recipe=printable(config.recipe),
         configuration=class_name(type(config)),
         config=values,
         left_out=left_out,
-        facts=_facts(run_dir),
+        facts={name: value for name, value in facts_of(run_dir).items() if name not in STATISTICS},
         weights="averaged" if group == "ema" else "live",
-        precision=half or "fp32",
+        precision="fp32" if half is None else cast("Half", half),
         run=printable("/".join(run_dir.resolve().parts[-2:])),
         step=found.step,
         epoch=found.manifest.epoch,
         metrics=found.manifest.metrics,
         source_sha256=found.manifest.files[f"{group}.safetensors"].sha256,
     )
+
+
+def write_file(path: Path, header: ReleaseHeader, tensors: Mapping[str, Tensor]) -> Released:
+    """Write a file, making its folder.
+
+    Raises:
+        RunError: If the disk refuses; names the file.
+    """
+    from sightline.engine.checkpoint.release import write_release
+
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         written = write_release(path, header, tensors)
-        return Released(path, path.stat().st_size, found.step, header.epoch, written.which, written.sha256)
+        return Released(path, path.stat().st_size, header.step, header.epoch, written.which, written.sha256)
 
 
-def _facts(run_dir: Path) -> dict[str, Any]:
-    return {name: value for name, value in facts_of(run_dir).items() if name not in STATISTICS}
-
-
-def _name_of(run_dir: Path, found: Checkpoint, weights: str | None, half: str | None) -> str:
+def name_of(run_dir: Path, found: Checkpoint) -> str:
+    """Recipe, run and step as the beginning of a file's name."""
     from sightline.engine.checkpoint.layout import folder_name
 
     *_, recipe, name = ("run", *run_dir.resolve().parts)
-    parts = [recipe, name, folder_name(found.step), *(["live"] if weights == "live" else []), *([half] if half else [])]
-    return "-".join(parts) + ".safetensors"
+    return "-".join([recipe, name, folder_name(found.step)])
 
 
-def _refuse_taken(path: Path, *, force: bool) -> None:
-    """Refuse to write over a file without consent, and into a checkpoint with it too."""
+def refuse_taken(path: Path, *, force: bool) -> None:
+    """Refuse to write over a file without consent, and into a checkpoint with it too.
+
+    Raises:
+        RunError: If there is one, or it lies in a checkpoint.
+    """
     from sightline.engine.checkpoint.layout import STATE_FILE
 
     if (path.parent / STATE_FILE).exists():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.arguments import AnyRun, Changes, Checkpoint, DataPath, JsonFile, command
+from sightline.cli.arguments import AnyRun, Changes, Checkpoint, DataPath, JsonFile, command, recipe_names
 from sightline.cli.show import show
 from sightline.config.errors import ConfigError, DataError
 
@@ -20,10 +20,18 @@ Trained = Annotated[
     Path,
     typer.Argument(
         metavar="RUN",
-        help="run folder, the folder of one of its checkpoints, or a file of sightline release",
+        help="run folder, the folder of one of its checkpoints, or a file of sightline release or pack",
         show_default=False,
     ),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="ema (averaged) or live; default the averaged ones where there are any",
+        autocompletion=lambda: ["ema", "live"],
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="replace a file that is there")]
 
 
 @command(commands, "eval", panel=PANEL)
@@ -164,18 +172,12 @@ def release(
         typer.Option(help="the file, *.safetensors; default in this folder, named after recipe, run and step"),
     ] = None,
     checkpoint: Checkpoint = "best",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="ema (averaged) or live; default the averaged ones where there are any",
-            autocompletion=lambda: ["ema", "live"],
-        ),
-    ] = None,
+    weights: Weights = None,
     half: Annotated[
         str | None,
         typer.Option(help="store the weights in 16 bits: fp16 or bf16", autocompletion=lambda: ["fp16", "bf16"]),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+    force: Force = False,
 ) -> None:
     """Write a trained model to one small file: its weights, and what eval and predict have to know.
 
@@ -189,6 +191,157 @@ def release(
     from sightline import api
 
     show(str(api.release(run, out=out, checkpoint=checkpoint, weights=weights, half=half, force=force)))
+
+
+@command(commands, panel=PANEL)
+def pack(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="run of a binary network, the folder of one of its checkpoints, or a file of sightline release",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the file, *.safetensors; default in this folder, named after recipe, run and step"),
+    ] = None,
+    checkpoint: Checkpoint = "best",
+    weights: Weights = None,
+    half: Annotated[
+        str | None,
+        typer.Option(
+            help="store the weights that are not binary in 16 bits: fp16 or bf16",
+            autocompletion=lambda: ["fp16", "bf16"],
+        ),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write a trained binary network to one file with one bit for each binary weight.
+
+    eval and predict take the file like that of sightline release, and count equal bits.
+
+    Examples:
+        sightline pack runs/resnet-e18-cifar/1
+        sightline pack runs/resnet-e18-cifar/1 --out small.safetensors --half fp16
+        sightline pack network.safetensors --out small.safetensors
+    """
+    from sightline import api
+
+    packed = api.pack(model, out=out, checkpoint=checkpoint, weights=weights, half=half, force=force)
+    show(packed.table(), str(packed))
+
+
+@command(commands, panel=PANEL)
+def export(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="run folder, the folder of one of its checkpoints, or a file of sightline release or pack",
+            show_default=False,
+        ),
+    ],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="onnx, for classifiers and detectors; or bmxnet, parameters of a binary classifier",
+            autocompletion=lambda: ["onnx", "bmxnet"],
+        ),
+    ] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the file, *.onnx or *.params; default in this folder, named after recipe, run and step"),
+    ] = None,
+    checkpoint: Checkpoint = "best",
+    opset: Annotated[int | None, typer.Option(help="onnx: version of the operators; default the exporter's")] = None,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="onnx: any number of images at once; without it one")
+    ] = False,
+    input: Annotated[
+        str | None,
+        typer.Option(
+            help="onnx: uint8 (the default), pixels that the graph normalises; or float32, normalised before",
+            autocompletion=lambda: ["uint8", "float32"],
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="bmxnet: packed (the default), binary weights as words of 32 bits; packed64; or float",
+            autocompletion=lambda: ["packed", "packed64", "float"],
+        ),
+    ] = None,
+    force: Force = False,
+) -> None:
+    r"""Write a trained model for another program: ONNX, or BMXNet's parameters.
+
+    An ONNX file needs the extra onnx: pip install 'sightline\[onnx]'. It is checked with ONNX Runtime against PyTorch.
+
+    Examples:
+        sightline export runs/small-cnn/1 --out classifier.onnx
+        sightline export runs/small-cnn/1 --dynamic-batch --opset 18 --input float32
+        sightline export runs/resnet-e18-cifar/1 --format bmxnet --out resnet.params
+        sightline export small.safetensors --format bmxnet --layout float
+    """
+    from sightline import api
+
+    exported = api.export(
+        model,
+        format=format,
+        out=out,
+        checkpoint=checkpoint,
+        opset=opset,
+        dynamic_batch=dynamic_batch,
+        input=input,
+        layout=layout,
+        force=force,
+    )
+    show(str(exported))
+
+
+imported = typer.Typer(
+    help="Make a released file of another program's trained network.", no_args_is_help=True, rich_markup_mode="rich"
+)
+commands.add_typer(imported, name="import", rich_help_panel=PANEL)
+
+
+@imported.callback()
+def _import() -> None:
+    """Make a released file of another program's trained network."""
+
+
+@command(imported, "bmxnet")
+def import_bmxnet(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="MXNet's parameters, *.params", show_default=False)],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="a classifier with the same network, e.g. resnet-e18-cifar",
+            show_default=False,
+            autocompletion=recipe_names,
+        ),
+    ],
+    changes: Changes = None,
+    data: DataPath = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the file to write, *.safetensors; default in this folder, named after FILE")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """BMXNet v2's parameters, in floats or in packed words. eval, predict and weights= take what is written.
+
+    KEY=VALUE make the recipe's network the one that was trained. The names of the classes are those of --data.
+
+    Examples:
+        sightline import bmxnet resnet.params --recipe resnet-e18-cifar model.variant=resnet18_e1
+        sightline import bmxnet lenet.params --recipe lenet --data mnist --out lenet.safetensors
+    """
+    from sightline import api
+
+    made = api.import_bmxnet(file, recipe=recipe, changes=changes or [], data=data, out=out, force=force)
+    show(made.table(), *(f"note: {note}" for note in made.notes), str(made))
 
 
 score = typer.Typer(help="Score the result files of any tool.", no_args_is_help=True, rich_markup_mode="rich")

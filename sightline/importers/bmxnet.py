@@ -127,6 +127,21 @@ def match_layers(model: nn.Module, arrays: Mapping[str, Array]) -> Match:
     return Match(rows, unknown + left, missing, places == sorted(places))
 
 
+def num_outputs(arrays: Mapping[str, Array]) -> int:
+    """Outputs of the last dense layer of a file.
+
+    Raises:
+        RunError: If it has none.
+    """
+    dense = [shape for layer in _layers_of_file(arrays)[0] for role, shape in layer.shapes if role == "weight"]
+    outputs = [shape[0] for shape in dense if len(shape) == 2]
+    if not outputs:
+        raise RunError(
+            "has no dense layer, so that the number of classes is not known. Give parameters of a classifier."
+        )
+    return outputs[-1]
+
+
 def import_network(model: nn.Module, arrays: Mapping[str, Array]) -> Match:
     """Copy a file's parameters into a network, words as weights of +1 and -1. A fixed scale stays at 1, as in MXNet.
 
@@ -167,13 +182,13 @@ def import_network(model: nn.Module, arrays: Mapping[str, Array]) -> Match:
 
 
 def export_network(
-    model: nn.Module, *, word_bits: WordBits = 32, names: Mapping[str, str] | None = None
+    model: nn.Module, *, word_bits: WordBits | None = 32, names: Mapping[str, str] | None = None
 ) -> dict[str, Array]:
-    """A network's parameters as a converted file of BMXNet holds them, binary weights as words.
+    """A network's parameters as BMXNet holds them: of a converted file, with binary weights as words, or in floats.
 
     Args:
         model: The network.
-        word_bits: 32 or 64, as BMXNet was built.
+        word_bits: 32 or 64, as BMXNet was built; None for floats, as it saves them after training.
         names: What the file calls our layers, such as ``{row.target: row.source for row in match.rows}``; ours with
             ``_`` for dots otherwise. Dots in a name say that its roles follow a dot too.
 
@@ -185,7 +200,7 @@ def export_network(
     """
     _check_known(model)
     for name, module in model.named_modules():
-        if isinstance(module, QuantisedActivation) and module.method not in SIGNS:
+        if word_bits and isinstance(module, QuantisedActivation) and module.method not in SIGNS:
             raise RunError(f"{name}: the activation is {module.method}; BMXNet's packed layers take signs.")
     names = names or {name: name.replace(".", "_") for name, _ in _layers_of(model)}
     arrays: dict[str, Array] = {}
@@ -200,12 +215,12 @@ def export_network(
     return arrays
 
 
-def _exported(name: str, module: nn.Module, role: str, word_bits: WordBits) -> Array:
-    if role == "weight" and is_binary(module):
+def _exported(name: str, module: nn.Module, role: str, word_bits: WordBits | None) -> Array:
+    if word_bits and role == "weight" and is_binary(module):
         try:
             words: Array = bmxnet_words(module, word_bits)
         except ValueError as error:
-            raise RunError(f"{name}: {error} Export it as a packed network of ours instead.") from error
+            raise RunError(f"{name}: {error} Export it in floats, or pack it: sightline pack.") from error
         return words.view(FLOAT_OF_WORD[word_bits])
     values: Array = cast(Tensor, getattr(module, role)).detach().cpu().float().numpy()
     return values

@@ -162,7 +162,7 @@ class ImageRun(RunConfig, abc.ABC):
             assert problem.eval_loader is not None
             problem.eval_loader.close()
             raise DataError(
-                f"{printable(self.data.path)}: its classes are not those of the run.\n"
+                f"{printable(self.data.path or 'the built-in world')}: its classes are not those of the run.\n"
                 f"  data: {printable(', '.join(found), limit=200)}\n  run:  {printable(', '.join(names), limit=200)}\n"
                 "  Give data with the same names in the same order (data.class_names=[...] where the format has none)."
             )

@@ -54,7 +54,7 @@ class Classification(Task):
 
     def forward(self, batch: ClassBatch) -> dict[str, Tensor]:
         """Cross-entropy, a mean over the images; and ``top1``, the share that has the right class as its best."""
-        logits = self._logits(batch.images)
+        logits = self.logits(batch.images)
         mixed = MixedLabels(batch.labels_b, batch.shares)
         losses = soft_cross_entropy(logits, batch.labels, smoothing=self.label_smoothing, mixed=mixed)  # (B,)
         is_right = logits.detach().argmax(dim=1) == batch.labels
@@ -63,14 +63,17 @@ class Classification(Task):
 
     def predict(self, batch: ClassBatch) -> list[ClassPrediction]:
         """What it says of each class, on the CPU."""
-        logits = self._logits(batch.images).cpu()  # (B, K)
+        logits = self.logits(batch.images).cpu()  # (B, K)
         return [ClassPrediction(sample_id, row) for sample_id, row in zip(batch.sample_ids, logits, strict=True)]
 
-    def _logits(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 -> (B, K), at least float32."""
+    def normalised(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> what the network takes, of its weights' type."""
         weight = next(self.network.parameters(), self.scale)
-        inputs = (images.to(weight.dtype) - self.offset.to(weight.dtype)) * self.scale.to(weight.dtype)
-        logits: Tensor = self.network(inputs)
+        return (images.to(weight.dtype) - self.offset.to(weight.dtype)) * self.scale.to(weight.dtype)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> (B, K), at least float32."""
+        logits: Tensor = self.network(self.normalised(images))
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def new_metric(self) -> ImageClassMetric:

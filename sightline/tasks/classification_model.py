@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor, nn
+
 from sightline.config.printable import printable
 from sightline.data.sample import ClassBatch, ClassPrediction
 from sightline.data.single_image import class_batch_of_one
 from sightline.tasks.classification import Classification
 from sightline.tasks.drawing import GREY, Pixels, captioned
-from sightline.tasks.image_model import Found, ImageModel
+from sightline.tasks.image_model import Found, Graph, ImageModel
 
 MOST_SHOWN = 5
 
@@ -32,6 +34,7 @@ class ClassificationModel(ImageModel):
         self, task: Classification, class_names: Sequence[str], *, image_size: int, crop_ratio: float, grey: bool
     ) -> None:
         super().__init__(task, class_names)
+        self.classifier = task
         self.image_size = image_size
         self.crop_ratio = crop_ratio
         self.grey = grey
@@ -54,3 +57,31 @@ class ClassificationModel(ImageModel):
     def tell(self, found: Sequence[Found]) -> str:
         """``car 0.93, truck 0.04``."""
         return ", ".join(f"{printable(one.class_name)} {one.score:.2f}" for one in found)
+
+    def graph(self, *, normalised: bool) -> Graph:
+        """Images to logits."""
+        task = self.classifier
+        colours = "grey" if self.grey else "RGB"
+        mean = (task.offset / 255).flatten().tolist()
+        std = (1 / (255 * task.scale)).flatten().tolist()
+        rounded = {"mean": [round(value, 6) for value in mean], "std": [round(value, 6) for value in std]}
+        float_input = f"float32 {colours}, (image / 255 - mean) / std with mean {rounded['mean']}, std {rounded['std']}"
+        return Graph(
+            module=task.network if normalised else _Logits(task),
+            channels=1 if self.grey else 3,
+            image_size=self.image_size,
+            input_meaning=float_input if normalised else f"uint8 {colours}, 0 to 255; normalised inside",
+            output="logits",
+            output_meaning=f"(B, {len(self.class_names)}), before the softmax",
+            facts={"crop_ratio": self.crop_ratio, **rounded},
+            prepared=task.normalised if normalised else lambda images: images,
+        )
+
+
+class _Logits(nn.Module):
+    def __init__(self, task: Classification) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.task.logits(images)

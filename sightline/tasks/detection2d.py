@@ -64,12 +64,12 @@ class Detection2D(Task):
     def forward(self, batch: ImageBatch) -> dict[str, Tensor]:
         """Weighted losses of the detector, means over the images of the batch."""
         detector = cast(Detector2D, self.detector)
-        return detector.losses(self._as_input(batch.images), batch.targets)
+        return detector.losses(self.as_input(batch.images), batch.targets)
 
     def predict(self, batch: ImageBatch) -> list[BoxPrediction]:
         """Boxes in pixels of each image file, best first, on the CPU."""
         detector = cast(Detector2D, self.detector)
-        found = detector.detect(self._as_input(batch.images))
+        found = detector.detect(self.as_input(batch.images))
         predictions = []
         for sample_id, geometry, one in zip(batch.sample_ids, batch.geometries, found, strict=True):
             boxes = one.boxes_xyxy.float().cpu()
@@ -77,7 +77,7 @@ class Detection2D(Task):
             predictions.append(BoxPrediction(sample_id, boxes, one.scores.float().cpu(), one.labels.cpu()))
         return predictions
 
-    def _as_input(self, images: Tensor) -> Tensor:
+    def as_input(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> in [0, 1] and of the weights' type, on the images' device."""
         weight = next(self.detector.parameters(), None)
         return images.to(torch.float32 if weight is None else weight.dtype).div_(255)

@@ -8,14 +8,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from sightline.config.errors import ConfigError
 from sightline.config.printable import printable
 from sightline.data.sample import BoxPrediction, ImageBatch
 from sightline.data.single_image import batch_of_one
 from sightline.tasks.detection2d import SHOWN_SCORE, Detection2D
 from sightline.tasks.drawing import Pixels, draw_boxes
-from sightline.tasks.image_model import Found, ImageModel
+from sightline.tasks.image_model import Found, Graph, ImageModel
 
 
 @dataclass(frozen=True)
@@ -80,3 +81,39 @@ class Detection2DModel(ImageModel):
         names = [one.class_name for one in found]
         counts = {name: names.count(name) for name in dict.fromkeys(names)}
         return ", ".join(f"{count} {printable(name)}" for name, count in counts.items())
+
+    def graph(self, *, normalised: bool) -> Graph:
+        """Square images to the boxes of all anchors, before non-maximum suppression.
+
+        Raises:
+            ConfigError: If the detector does not give them.
+        """
+        task = cast(Detection2D, self.task)
+        if getattr(task.detector, "decoded", None) is None:
+            raise ConfigError(f"{type(task.detector).__name__}: this detector cannot be exported yet; YOLOv7 can.")
+        columns = 5 + len(self.class_names)
+        return Graph(
+            module=_Decoded(task, normalised=normalised),
+            channels=3,
+            image_size=self.image_size,
+            input_meaning="float32 RGB, 0 to 1" if normalised else "uint8 RGB, 0 to 255; divided by 255 inside",
+            output="boxes",
+            output_meaning=(
+                f"(B, N, {columns}), centre x, y, width, height in pixels of the input, objectness and the probability "
+                "of each class; scores are objectness times probability; before non-maximum suppression"
+            ),
+            facts={},
+            prepared=task.as_input if normalised else lambda images: images,
+        )
+
+
+class _Decoded(nn.Module):
+    def __init__(self, task: Detection2D, *, normalised: bool) -> None:
+        super().__init__()
+        self.task = task
+        self.normalised = normalised
+
+    def forward(self, images: Tensor) -> Tensor:
+        inputs = images if self.normalised else self.task.as_input(images)
+        decoded: Tensor = cast(Any, self.task.detector).decoded(inputs)
+        return decoded

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 
+from sightline.config.errors import ConfigError
 from sightline.engine.task import Task
 from sightline.tasks.drawing import Pixels
 
@@ -25,6 +27,24 @@ class Found:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {"class": self.class_name, "label": self.label, "score": round(self.score, 5)}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A trained model as other programs run it: one tensor of images in, one tensor out."""
+
+    module: nn.Module
+    """(B, ``channels``, ``image_size``, ``image_size``) to the output."""
+    channels: int
+    image_size: int
+    input_meaning: str
+    output: str
+    """What the output is called."""
+    output_meaning: str
+    facts: Mapping[str, Any]
+    """What whoever prepares images has to know, as plain values."""
+    prepared: Callable[[Tensor], Tensor]
+    """(B, C, H, W) uint8 as the module takes images."""
 
 
 class ImageModel(ABC):
@@ -63,3 +83,14 @@ class ImageModel(ABC):
     @abstractmethod
     def tell(self, found: Sequence[Found]) -> str:
         """The answers in a few words: ``2 car, 1 person``."""
+
+    def graph(self, *, normalised: bool) -> Graph:
+        """The model as other programs run it, its weights shared; after ``prepare``.
+
+        Args:
+            normalised: Whether the images come as floats that are normalised already, or as uint8.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        raise ConfigError(f"{type(self.task).__name__}: has no graph that can be exported.")

@@ -190,7 +190,7 @@ def test_a_layer_that_bmxnet_cannot_pack_is_named(make, says):
 
 def test_layers_that_would_be_passed_over_are_refused():
     source, packed = network(), network(1)
-    load_packed(packed, pack_network(source, {}))
+    load_packed(packed, pack_network(source))
     for call in (export_network, lambda model: import_network(model, file_of(source))):
         with pytest.raises(
             RunError, match=r"layers that BMXNet does not know: 3\.conv\.signs, 7\.signs\. Packed layers"

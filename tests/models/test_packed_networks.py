@@ -8,7 +8,7 @@ from sightline.importers.bmxnet import export_network, import_network
 from sightline.importers.mxnet_params import decode_params, encode_params
 from sightline.models.binary_resnet.config import BinaryResNetConfig
 from sightline.models.binary_resnet.model import BinaryResNet
-from sightline.models.blocks.packed_file import decode_packed, encode_packed
+from sightline.models.blocks.packed_file import from_stored, stored
 from sightline.models.blocks.packed_layers import PackedConv, PackedLinear, load_packed, pack_network
 from sightline.models.blocks.quantisation import QuantisationConfig
 from tests.models.test_binary_networks import NETWORKS
@@ -32,10 +32,10 @@ def outputs(model):
 @pytest.mark.parametrize("name", BINARY)
 def test_a_network_from_its_packed_file_gives_its_outputs_to_the_bit(name):
     model = trained(name)
-    content = encode_packed(pack_network(model, {}))
+    tensors, notes = stored(pack_network(model))
     for count_bits in (True, False):
         again = NETWORKS[name]()
-        load_packed(again, decode_packed(content), count_bits=count_bits)
+        load_packed(again, from_stored(tensors, notes, source="a file"), count_bits=count_bits)
         packed = [layer for layer in again.modules() if isinstance(layer, PackedConv | PackedLinear)]
         assert packed and all(layer.counts_bits == count_bits for layer in packed)
         assert torch.equal(outputs(again), outputs(model))
@@ -45,7 +45,7 @@ def test_a_network_from_its_packed_file_gives_its_outputs_to_the_bit(name):
 def test_a_scaled_network_from_its_packed_file_gives_its_outputs_to_the_bit(scaling):
     config = BinaryResNetConfig(quantisation=QuantisationConfig(scaling=scaling))
     model, again = (BinaryResNet(config, 5, image_size=32) for _ in range(2))
-    load_packed(again, decode_packed(encode_packed(pack_network(model, {}))))
+    load_packed(again, pack_network(model))
     assert torch.equal(outputs(again), outputs(model))
 
 

@@ -107,7 +107,7 @@ def test_a_networks_packed_file_has_the_recorded_size(name):
     (config, network), keys = parts(name, size)
     _, channels, height, _ = size["input"]
     model = network(config(**keys), size["classes"], image_size=height, in_channels=channels)
-    rows = sizes(pack_network(model, {}))
+    rows = sizes(pack_network(model))
     assert sum(row.bytes for row in rows) == size["packed_bytes"]
     assert sum(row.float_bytes for row in rows) == size["float_bytes"]
     assert sum(row.num_values for row in rows if row.kind == "binary") == size["binary_weights"]

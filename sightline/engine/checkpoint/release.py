@@ -5,6 +5,8 @@ It is a safetensors file that any reader of that format loads. Of the texts in i
 - ``sightline`` is a JSON object, see ``ReleaseHeader``;
 - ``sha256`` is the hash of the whole file with 64 zeros in the place of these digits.
 
+Binary weights may stand in it as one bit each (``ReleaseHeader.packed``); the models know how.
+
 So a flipped bit or a cut anywhere is found, and nothing in it can run code when it is opened. The hash does not tell
 who made the file.
 """
@@ -15,10 +17,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from torch import Tensor
 
 from sightline.config.base import Config
@@ -30,7 +32,8 @@ from sightline.engine.checkpoint.reader import load_tensor_file, refuse_pickle
 from sightline.engine.run_folder.atomic_file import replace_file
 
 FORMAT: Literal["sightline-release"] = "sightline-release"
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
+"""The newest that is read. Packed files have version 2, and all others version 1, which earlier programs read too."""
 NOTE, HASH = "sightline", "sha256"
 """Names of the two texts in the header."""
 Half = Literal["fp16", "bf16"]
@@ -43,13 +46,26 @@ _MAX_VALUES = 5000
 """In the configuration; ours have two hundred."""
 _Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=1000)]
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_Shape = Annotated[
+    tuple[Annotated[int, Field(ge=1)], ...],
+    Field(min_length=2, max_length=5),
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+]
+
+
+class PackedNote(Config):
+    """About a weight of which the file holds the signs alone."""
+
+    shape: _Shape
+    scaling: _Line
+    """How the layer scales its outputs; empty for not at all."""
 
 
 class ReleaseHeader(Config):
     """What a file says about its weights, as plain JSON."""
 
     format: Literal["sightline-release"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[1, 2] = 1
     sightline: _Line
     """Version of the program that wrote it."""
     recipe: _Line
@@ -71,7 +87,15 @@ class ReleaseHeader(Config):
     metrics: dict[str, float]
     """Figures of the evaluation at this step; empty without one."""
     source_sha256: _Digest
-    """Of the file in the checkpoint that the weights come from."""
+    """Of the file that the weights come from: of a checkpoint, or of another program."""
+    packed: dict[str, PackedNote] = Field(default_factory=dict)
+    """Weights that are stored as one bit each, by name; of version 2."""
+
+    @model_validator(mode="after")
+    def _packed_has_its_version(self) -> Self:
+        if bool(self.packed) != (self.version == 2):
+            raise ValueError(f"version {self.version} {'has no' if self.packed else 'has'} packed weights")
+        return self
 
 
 @dataclass(frozen=True)
@@ -84,9 +108,10 @@ class Release:
 
     @property
     def which(self) -> str:
-        """``averaged weights``, ``live weights in fp16``."""
+        """``averaged weights``, ``live weights in fp16``, ``packed averaged weights``."""
+        packed = "packed " if self.header.packed else ""
         half = "" if self.header.precision == "fp32" else f" in {self.header.precision}"
-        return f"{self.header.weights} weights{half}"
+        return f"{packed}{self.header.weights} weights{half}"
 
     def tensors_for(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights by name, on the CPU; what was halved and is float32 in ``own`` comes as float32.
@@ -108,6 +133,8 @@ def halved(tensors: Mapping[str, Tensor], half: Half, *, source: str) -> dict[st
     Vectors stay as they are: running statistics, scales and biases are a few thousandths of the bytes, and the ones
     that rounding hurts most.
 
+    What is below zero stays below zero, however small it is: of a binary weight nothing but the sign counts.
+
     Args:
         tensors: By name.
         half: fp16 keeps 11 bits of a number and reaches to 65504; bf16 keeps 8 and the whole range.
@@ -119,13 +146,20 @@ def halved(tensors: Mapping[str, Tensor], half: Half, *, source: str) -> dict[st
     out = {}
     for name, tensor in tensors.items():
         is_halved = tensor.dtype == torch.float32 and tensor.dim() > 1
-        out[name] = tensor.to(HALVES[half]) if is_halved else tensor
+        out[name] = _rounded(tensor, HALVES[half]) if is_halved else tensor
         if is_halved and not torch.equal(out[name].isfinite(), tensor.isfinite()):
             raise RunError(
                 f"{source}: {printable(name, limit=200)} holds numbers up to {float(tensor.abs().max()):.3g}, too "
                 f"large for {half}. {'Take bf16, or leave' if half == 'fp16' else 'Leave'} the weights as they are."
             )
     return out
+
+
+def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    about = torch.finfo(dtype)
+    least = about.smallest_normal * about.eps  # the number next to 0
+    rounded = tensor.to(dtype)
+    return rounded.masked_fill_((rounded == 0) & (tensor < 0), -least)
 
 
 def write_release(path: Path, header: ReleaseHeader, tensors: Mapping[str, Tensor]) -> Release:
@@ -141,7 +175,8 @@ def write_release(path: Path, header: ReleaseHeader, tensors: Mapping[str, Tenso
         TypeError: The header holds something that is no plain value.
         ValueError: A tensor has a type that cannot be stored.
     """
-    buffer = HostBuffer(tensors, {NOTE: state_text(header.model_dump()), HASH: _ZEROS})
+    told = header.model_dump(exclude=None if header.packed else {"packed"})
+    buffer = HostBuffer(tensors, {NOTE: state_text(told), HASH: _ZEROS})
     buffer.copy_from(tensors)
     digest = hashlib.sha256()
     for chunk in buffer.chunks():

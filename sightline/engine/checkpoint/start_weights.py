@@ -169,6 +169,11 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor], tuple[str, ...]]:
         if is_torch_file(path):
             return _read_torch_file(path)
         release = find_release(path)
+        if release is not None and release.header.packed:
+            raise RunError(
+                f"{printable(path)}: is packed and holds only the signs of its binary weights, which training "
+                "cannot go on from. Give the run that it was made of, or a file of `sightline release`."
+            )
         which = f" ({release.which})" if release is not None else ""
         return f"{printable(path)}{which}", load_tensor_file(path), ()
     checkpoint = open_checkpoint(path)

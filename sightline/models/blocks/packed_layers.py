@@ -11,8 +11,8 @@ floats, in as much memory as before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard
+from collections.abc import Iterator
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -146,12 +146,8 @@ def is_binary(layer: nn.Module) -> TypeGuard[QuantisedLayer]:
     return isinstance(layer, QuantisedLayer) and layer.bits == ONE_BIT
 
 
-def pack_network(model: nn.Module, description: Mapping[str, Any]) -> PackedNetwork:
+def pack_network(model: nn.Module) -> PackedNetwork:
     """Signs and scales of all binary layers, and all other tensors as they are.
-
-    Args:
-        model: The network.
-        description: What it is built from, as plain values; a reader builds it anew from them.
 
     Raises:
         RunError: It has no binary layer, or a weight that is not finite; names the layer.
@@ -165,7 +161,7 @@ def pack_network(model: nn.Module, description: Mapping[str, Any]) -> PackedNetw
     if not weights:
         raise RunError("The network has no layer with weights of one bit, so nothing would be packed.")
     values = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name not in weights}
-    return PackedNetwork(description, weights, {name: values[name] for name in values if not name.endswith(COUNTER)})
+    return PackedNetwork(weights, {name: values[name] for name in values if not name.endswith(COUNTER)})
 
 
 def load_packed(
@@ -174,39 +170,44 @@ def load_packed(
     """Put packed layers in the place of a network's binary ones, and load its other tensors; for evaluation.
 
     Args:
-        model: A network as ``packed.network`` describes it, on the CPU; changed in place.
-        packed: The content of a packed file.
+        model: A network of the same configuration, on the CPU; changed in place.
+        packed: Its tensors.
         count_bits: Otherwise signs are multiplied as floats, in 32 times the memory, to the same results.
         source: What messages call it.
 
     Raises:
         RunError: The tensors are not those of this network; names them. The network is unchanged then.
     """
-    layers = {f"{name}.weight": (name, layer) for name, layer in _binary_layers(model)}
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
-    given = {name: weight.shape for name, weight in packed.weights.items()}
-    given |= {name: tuple(value.shape) for name, value in packed.values.items()}
-    faults = [f"{name} is missing" for name in own.keys() - given.keys()]
-    faults += [f"{name} has no place in it" for name in given.keys() - own.keys()]
-    faults += [
-        f"{name} is {given[name]}, expected {own[name]}"
-        for name in own.keys() & given.keys()
-        if given[name] != own[name]
-    ]
-    for name in own.keys() & given.keys():
-        scaling = _scaling(layers[name][1]) if name in layers else None
-        stored = packed.weights[name].scaling if name in packed.weights else None
-        if scaling != stored:
-            faults.append(f"{name} is stored with scaling {stored!r}, the network has {scaling!r}")
-    if faults:
-        shown = "; ".join(sorted(faults)[:4])
-        raise RunError(f"{source}: {len(faults)} tensors do not fit the network: {shown}. Build it as it was packed.")
+    layers = _check_fits(model, packed, source)
     activations = [one for one in model.modules() if isinstance(one, QuantisedActivation)]
     counts_bits = count_bits and all(one.method in SIGNS for one in activations)
     model.load_state_dict(packed.values, strict=False)
     for key, (name, layer) in layers.items():
         model.set_submodule(name, _packed(layer, packed.weights[key], counts_bits=counts_bits))
     model.eval().requires_grad_(False)
+
+
+def load_unpacked(model: nn.Module, packed: PackedNetwork, *, source: str = "packed network") -> None:
+    """Load all tensors into the binary layers themselves, with signs times scales as their weights.
+
+    Without scaling the outputs are those of ``load_packed`` to the bit; a scale is the mean of equal numbers, which may
+    differ from them in its last digit.
+
+    Args:
+        model: A network of the same configuration; changed in place.
+        packed: Its tensors.
+        source: What messages call it.
+
+    Raises:
+        RunError: As ``load_packed``.
+    """
+    _check_fits(model, packed, source)
+    weights = {}
+    for name, weight in packed.weights.items():
+        signs = weight.unpacked()
+        scale = 1.0 if weight.scale is None else weight.scale.reshape(-1, *[1] * (signs.dim() - 1))
+        weights[name] = signs * scale
+    model.load_state_dict({**packed.values, **weights}, strict=False)
 
 
 def bmxnet_words(layer: QuantisedLayer, word_bits: WordBits = 32) -> Words:
@@ -238,6 +239,30 @@ def weight_of_words(layer: QuantisedLayer, words: Words) -> Tensor:
     if isinstance(layer, QuantisedConv):
         return torch.from_numpy(unpack_conv_words(words))
     return torch.from_numpy(unpack_dense_words(words, layer.weight.shape[0]))
+
+
+def _check_fits(model: nn.Module, packed: PackedNetwork, source: str) -> dict[str, tuple[str, QuantisedLayer]]:
+    """Binary layers with their names, by the name of their weight; of a network that has these tensors."""
+    layers = {f"{name}.weight": (name, layer) for name, layer in _binary_layers(model)}
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
+    given = {name: weight.shape for name, weight in packed.weights.items()}
+    given |= {name: tuple(value.shape) for name, value in packed.values.items()}
+    faults = [f"{name} is missing" for name in own.keys() - given.keys()]
+    faults += [f"{name} has no place in it" for name in given.keys() - own.keys()]
+    faults += [
+        f"{name} is {given[name]}, expected {own[name]}"
+        for name in own.keys() & given.keys()
+        if given[name] != own[name]
+    ]
+    for name in own.keys() & given.keys():
+        scaling = _scaling(layers[name][1]) if name in layers else None
+        stored = packed.weights[name].scaling if name in packed.weights else None
+        if scaling != stored:
+            faults.append(f"{name} is stored with scaling {stored!r}, the network has {scaling!r}")
+    if faults:
+        shown = "; ".join(sorted(faults)[:4])
+        raise RunError(f"{source}: {len(faults)} tensors do not fit the network: {shown}. Build it as it was packed.")
+    return layers
 
 
 def _binary_layers(model: nn.Module) -> Iterator[tuple[str, QuantisedLayer]]:

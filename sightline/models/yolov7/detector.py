@@ -67,6 +67,16 @@ class YOLOv7(nn.Module):
             losses: dict[str, Tensor] = self.loss(raw, targets, (images.shape[2], images.shape[3]))
         return losses
 
+    def decoded(self, images: Tensor) -> Tensor:
+        """Boxes of all anchors before non-maximum suppression, (B, N, 5 + K), as ``decode_levels`` gives them.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1].
+        """
+        raw = self.network(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return decode_levels(raw, self.network.anchors_px, self.network.strides)
+
     @torch.no_grad()
     def detect(self, images: Tensor) -> list[Detections]:
         """Detections of each image, best first, boxes in pixels of the input.
@@ -74,9 +84,8 @@ class YOLOv7(nn.Module):
         Args:
             images: (B, 3, H, W) RGB in [0, 1].
         """
-        raw = self.network(images)
+        decoded = self.decoded(images)
         with torch.autocast(images.device.type, enabled=False):
-            decoded = decode_levels(raw, self.network.anchors_px, self.network.strides)
             return postprocess(
                 decoded,
                 score_threshold=self.config.score_threshold,

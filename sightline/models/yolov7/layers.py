@@ -147,7 +147,7 @@ class DetectionHead(nn.Module):
         for level, feature in enumerate(features):
             weight, bias = self._weight_and_bias(level)
             out = F.conv2d(feature, weight, bias)  # (B, A * (5 + K), H, W)
-            split = out.view(len(out), self.num_anchors, self.num_outputs, *out.shape[2:])
+            split = out.view(out.shape[0], self.num_anchors, self.num_outputs, *out.shape[2:])
             raw.append(split.permute(0, 1, 3, 4, 2))
         return raw
 

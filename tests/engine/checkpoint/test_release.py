@@ -134,7 +134,7 @@ def test_other_safetensors_files_are_told_apart(tmp_path, path):
 
 
 def test_a_file_of_a_newer_version_asks_for_an_update(path):
-    forge(path, lambda fields: fields.update(version=2))
+    forge(path, lambda fields: fields.update(version=3))
     with pytest.raises(RunError, match="Update sightline"):
         read_release(path)
 
@@ -246,3 +246,12 @@ def test_metrics_come_back_as_they_were(path):
 def test_a_pickled_header_text_is_only_a_text(path):
     forge(path, lambda fields: fields.update(facts={"class_names": pickle.dumps([1], 0).decode()}))
     assert read_release(path).header.facts["class_names"].endswith(".")
+
+
+@pytest.mark.parametrize("half", ["fp16", "bf16"])
+def test_a_half_keeps_the_sign_of_the_smallest_numbers(half):
+    # 1e-8 is a sixth of the smallest number of fp16, 1e-45 the smallest of float32 and far below those of bf16
+    tiny = torch.tensor([[-1e-8, -1e-45, 1e-8, 0.0, -0.0, -1.0]])
+    there = halved({"weight": tiny}, half, source="run")["weight"]
+    assert (there < 0).tolist() == (tiny < 0).tolist()
+    torch.testing.assert_close(there.float(), tiny, rtol=1e-2, atol=6e-8)
