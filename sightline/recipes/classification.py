@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from torch import nn
 
 from sightline.config.base import Config
-from sightline.config.errors import DataError
+from sightline.config.errors import ConfigError, DataError
 from sightline.config.printable import printable
 from sightline.data.class_labels import ClassLabels, class_content_key
 from sightline.data.class_source import ClassEvalSource, ClassTrainSource
@@ -22,14 +22,19 @@ from sightline.data.loader import BatchLoader
 from sightline.data.transforms.class_augment import ClassAugmentConfig
 from sightline.data.world.config import EmbeddedCropsConfig
 from sightline.data.world.embedded import embedded_crops
-from sightline.engine.distributed.processes import Share
+from sightline.engine.distributed.processes import WHOLE, Share
+from sightline.engine.evaluation import is_loss
 from sightline.engine.finding import DataReview
-from sightline.engine.run_config import PathText, RunConfig
+from sightline.engine.run_config import PathText, Problem, RunConfig
 from sightline.engine.task import Task
 from sightline.recipes.images import ImageDataConfig, ImageRun
 from sightline.tasks.classification import Classification
 from sightline.tasks.classification_model import ClassificationModel
 from sightline.tasks.operations import count_operations
+from sightline.tasks.shape_trial import needs_two_images, refusal_of_shape
+
+SMALLER_IS_BETTER = ("nll", "ece")
+"""Of the figures of an evaluation; the others are better the larger they are."""
 
 
 class ClassDataConfig(ImageDataConfig):
@@ -99,6 +104,17 @@ class ClassificationRun(ImageRun, abc.ABC):
             raise ValueError("data.grey=true gives one channel: give normalize.mean and normalize.std one number each")
         return self
 
+    @model_validator(mode="after")
+    def _best_is_the_better(self) -> Self:
+        for key, by in self.deciding().items():
+            if (
+                by.direction == "max"
+                and by.metric is not None
+                and (by.metric in SMALLER_IS_BETTER or is_loss(by.metric))
+            ):
+                raise ValueError(f"{key}.metric={by.metric} is better the smaller it is: add {key}.direction=min")
+        return self
+
     @property
     def channels(self) -> Literal[1, 3]:
         """Of the network's input: 1 (grey) or 3 (RGB)."""
@@ -117,8 +133,15 @@ class ClassificationRun(ImageRun, abc.ABC):
         return self._task(val.class_names, val)
 
     def _task(self, class_names: Sequence[str], labels: ClassLabels | None) -> Classification:
+        network, size = self.build_network(len(class_names)), self.image_size
+        refusal = refusal_of_shape(network, (1, self.channels, size, size))
+        if refusal is not None:
+            raise ConfigError(
+                f"image_size={size}: the network does not take images of {size} x {size} pixels "
+                f"({printable(refusal.partition(chr(10))[0])}). Take a larger image_size."
+            )
         return Classification(
-            self.build_network(len(class_names)),
+            network,
             class_names=class_names,
             mean=self.normalize.mean,
             std=self.normalize.std,
@@ -185,6 +208,38 @@ class ClassificationRun(ImageRun, abc.ABC):
             there = ", ".join(source.splits)
             raise DataError(f"{printable(source.path)}: the split {split!r} has no images. Splits: {there}.")
         return labels
+
+    def open(self, *, training: bool = True, share: Share = WHOLE) -> Problem:
+        """As that of all runs on images; refuses a last batch that batch norm cannot train on."""
+        problem = super().open(training=training, share=share)
+        if problem.train_loader is None:
+            return problem
+        network = cast(Classification, problem.task).network
+        loader = problem.train_loader
+        num_images = sum(loader.batch_length(index) for index in range(loader.batches_per_epoch))
+        refusal = self.refusal_of_last_batch(network, num_images, share)
+        if refusal is not None:
+            loader.close()
+            if problem.eval_loader is not None:
+                problem.eval_loader.close()
+            raise ConfigError(refusal)
+        return problem
+
+    def refusal_of_last_batch(self, network: nn.Module, num_images: int, share: Share = WHOLE) -> str | None:
+        """What is wrong where one image is left for a process at the end of an epoch; None where nothing is."""
+        full = self.samples_per_batch
+        is_limited = self.limit_batches is not None and self.limit_batches * full < num_images
+        is_left_out = is_limited or (self.data.drop_last and num_images >= full)
+        images = full if is_left_out else num_images % full or full
+        in_a_process = images if self.sync_batch_norm else images // share.count
+        size = self.image_size
+        if in_a_process != 1 or not needs_two_images(network, (self.channels, size, size)):
+            return None
+        return (
+            f"batch_size={self.batch_size}: {num_images:,} images leave 1 for the last batch of an epoch"
+            f"{'' if images == 1 else ' in a process'}, and batch norm of this network cannot train on one image of "
+            f"{size} x {size} pixels. Choose a batch_size that leaves more, or leave it out (data.drop_last=true)."
+        )
 
     def train_loader(self, train: ClassLabels, share: Share) -> BatchLoader:
         """Augmented squares, in the order of the seed."""

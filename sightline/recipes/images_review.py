@@ -84,6 +84,10 @@ class ImageReview(ABC):
     def fitting(self, class_names: Sequence[str]) -> tuple[Mapping[str, Any], list[Finding]]:
         """Changes after which the model takes the images, and what is wrong without them."""
 
+    def of_batches(self, train: Any) -> list[Finding]:
+        """What is wrong with the batches that the split makes; nothing where a run says nothing else."""
+        return []
+
     def cached_hw(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width at which a cache keeps an image of this size."""
         return resized_hw(size, cast(Any, self.config).image_size)
@@ -118,6 +122,7 @@ class ImageReview(ABC):
         findings += self._of_classes(source.held[data.train_split], source.held[evaluated])
         changes, findings_of_size = self.fitting(source.class_names)
         findings += findings_of_size
+        findings += self.of_batches(source.held[data.train_split])
         memory, disk = self._caches([source.held[split] for split in used])
 
         def open_leniently(variant: RunConfig) -> Problem:

@@ -9,7 +9,9 @@ from typing import Literal
 from sightline.config.printable import printable
 from sightline.data.faults import FormatError
 from sightline.data.formats import coco, voc, yolo_txt
+from sightline.data.formats.cifar import find_cifar
 from sightline.data.formats.class_folders import find_splits
+from sightline.data.formats.idx import find_idx
 from sightline.data.formats.image_files import entries_of, exists, is_folder, suffix_of, what_is_there
 from sightline.data.formats.source import DataSource
 
@@ -110,6 +112,9 @@ def find_data_yaml(path: Path) -> Path | None:
 def not_recognised(path: Path, format: FormatName | None) -> str:
     """What was looked for, what is there, and a folder nearby that would do."""
     wanted = "no known data set" if format is None else f"no data set of the format {format!r}"
+    classes = [name for name, found in (("CIFAR", find_cifar(path)), ("MNIST's kind", find_idx(path))) if found]
+    if classes:
+        return f"{wanted}; it holds image classes ({', '.join(classes)}), which the recipes of classifiers read"
     if not is_folder(path):
         return f"{wanted}: expected a data.yaml, a COCO .json or a .txt list of images"
     near = [Path(entry.path) for entry in entries_of(path) if entry.is_dir() and not entry.name.startswith(".")]

@@ -11,7 +11,7 @@ from sightline.data.faults import FormatError
 from sightline.data.formats.cifar import find_cifar, open_cifar
 from sightline.data.formats.class_folders import ClassFolderSource, find_splits
 from sightline.data.formats.class_source import ClassSource, cut_validation
-from sightline.data.formats.find import box_layouts
+from sightline.data.formats.find import box_layouts, file_candidates
 from sightline.data.formats.idx import IdxSource, find_idx
 from sightline.data.formats.image_files import entries_of, exists, is_folder, what_is_there
 from sightline.data.formats.imagenet import ImageNetSource, find_imagenet
@@ -101,7 +101,9 @@ def _not_recognised(path: Path, format: str | None) -> str:
     if format is not None and format not in get_args(ClassFormatName):
         wanted = f"no format is called {printable(format)!r}; there are {', '.join(get_args(ClassFormatName))}"
     if not is_folder(path):
-        return f"{wanted}: expected a CIFAR archive (.tar.gz) or an IDX file"
+        boxes = file_candidates(path, None)
+        other = f"; recipes of detectors read such a file ({', '.join(boxes)})" if boxes else ""
+        return f"{wanted}: expected a CIFAR archive (.tar.gz) or an IDX file{other}"
     boxes = box_layouts(path, None)
     if boxes:
         return f"{wanted}; it holds images with boxes ({', '.join(boxes)}), which the recipes of detectors read"

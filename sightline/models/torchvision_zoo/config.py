@@ -21,6 +21,8 @@ class TorchvisionConfig(Config):
 
         names = models.list_models(module=models)
         if name not in names:
-            near = did_you_mean(name, names) or f" There are: {', '.join(names)}."
+            near = (
+                did_you_mean(name, names) or " Its page lists them: https://docs.pytorch.org/vision/stable/models.html"
+            )
             raise ValueError(f"torchvision has no classifier {name!r}.{near}")
         return name
