@@ -96,6 +96,9 @@ def resnet_e18_cifar() -> BinaryResNetRun:
     """ResNet-E18 (e1) with shortcuts in full precision, for small images: 150 epochs as published on CIFAR-10.
 
     There it reached 86.1 % (binary shortcuts 85.6, e2 87.6). ``model.variant=resnet34_e1`` and the like are deeper.
+
+    Within 5 minutes on one core of a server CPU (400 images a class to train on and 100 to evaluate, 6 epochs, batches
+    of 64, bf16, a cosine from 0.005): top-1 0.428, the mean of seeds 0, 1, 2 (0.443 0.417 0.425).
     """
     return BinaryResNetRun(
         recipe="resnet-e18-cifar",
@@ -117,6 +120,7 @@ def resnet18_cifar() -> BinaryResNetRun:
     """ResNet-18 for small images, in full precision: what ``resnet-e18-cifar`` is compared with.
 
     The stem and the stages are the same; a shortcut stands around two convolutions, which have 32 bits and see ReLUs.
+    Within the same 5 minutes on one core, with its own schedule: top-1 0.568 (0.577 0.571 0.555).
     """
     base = resnet_e18_cifar()
     floats = QuantisationConfig(

