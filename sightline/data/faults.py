@@ -35,6 +35,7 @@ FATAL_KINDS = {
     "bad_number": "not a number",
     "non_finite": "number is NaN or infinite",
     "bad_class": "class is not a whole number",
+    "two_classes": "image with one class is given two",
     "class_out_of_range": "class number that the data set does not have",
     "unknown_class": "class name that the data set does not have",
     "missing_key": "a part is missing",

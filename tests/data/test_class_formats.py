@@ -113,6 +113,19 @@ def test_a_class_left_empty_by_the_cut_is_reported_for_that_part(tmp_path):
     assert "'owl' has no image in train/" in str(faults[0])
 
 
+def test_the_fault_of_an_image_is_told_of_its_own_part_alone(tmp_path):
+    root = class_zoo.write_class_folders(tmp_path / "pets") / "train"
+    (root / "dog" / "1.png").write_bytes(b"no image")
+    source = open_class_dataset(root, val_fraction=0.5)
+    faults = {split: [fault for fault in source.read(split).faults if fault.fatal] for split in source.splits}
+    part, others = sorted(faults, key=lambda split: len(faults[split]), reverse=True)
+    assert [fault.image for fault in faults[part]] != [None] and faults[others] == []
+    assert source.read(part).key_of(faults[part][0].image) == "dog/1.png"
+    moved = {seed: open_class_dataset(root, val_fraction=0.5, seed=seed) for seed in range(8)}
+    counts = [len([f for split in one.splits for f in one.read(split).faults if f.fatal]) for one in moved.values()]
+    assert counts == [1] * 8
+
+
 def test_the_cut_of_packed_images_shares_their_pixels(tmp_path):
     root = class_zoo.write_cifar_python(tmp_path / "cifar")
     source = open_class_dataset(root, val_fraction=0.5)
@@ -302,6 +315,14 @@ FAULTS = [
         1,
         "no training folder",
     ),
+    (
+        "imagenet",
+        text("val.txt", "ILSVRC2012_val_00000001.JPEG 0\nILSVRC2012_val_00000001.JPEG 0\nILSVRC2012_val_00000001 2"),
+        "two_classes",
+        "val.txt",
+        3,
+        "another class here than in line 1",
+    ),
     ("imagenet", data("val.txt", b"\0"), "not_text", "val.txt", None, "null bytes"),
     ("cifar_python", without("data_batch_4"), "not_found", "data_batch_4", None, "missing, but others of 'train'"),
     ("cifar_python", without("batches.meta"), "bad_names", "batches.meta", None, "data.class_names"),
@@ -359,6 +380,7 @@ FAULTS = [
     ("idx", data(IMAGES, b"\x89PNG"), "broken_file", IMAGES, None, "two zero bytes"),
     ("idx", data(IMAGES, struct.pack(">I3I", 0x803, 6, 0, 5)), "broken_file", IMAGES, None, "5x0 pixels"),
     ("idx", data(IMAGES, struct.pack(">I3I", 0x803, *(2**32 - 1,) * 3)), "truncated_file", IMAGES, None, "so 79,"),
+    ("idx", data(IMAGES, struct.pack(">I3I", 0x803, 0, *(2**32 - 1,) * 2)), "broken_file", IMAGES, None, "no array"),
     ("idx", data(LABELS, class_zoo.idx(class_zoo.digits(6))), "broken_file", LABELS, None, "these have 3"),
     ("idx", without(LABELS), "not_found", LABELS, None, "the labels of 'train' are missing"),
     ("idx", gz(IMAGES, b"no gzip"), "bad_archive", f"{IMAGES}.gz", None, "cannot be unpacked"),
@@ -399,6 +421,17 @@ def test_an_archive_that_unfolds_without_end_is_refused(tmp_path, monkeypatch):
     class_zoo.write_idx(tmp_path / "x").joinpath(LABELS).rename(tmp_path / LABELS)
     with pytest.raises(FormatError, match="unfolds to more than"):
         open_class_dataset(tmp_path).read("train")
+
+
+def test_an_archive_of_another_kind_is_to_be_unpacked_not_downloaded_again(tmp_path):
+    path = tmp_path / "coco.tar"
+    with tarfile.open(path, "w") as tar:
+        for number in range(archive.MAX_MEMBERS + 1):
+            tar.addfile(tarfile.TarInfo(f"train2017/{number}.jpg"))
+    with pytest.raises(FormatError, match=r"has more than 1,000 entries\. Unpack it, and name the folder"):
+        open_class_dataset(path)
+    with pytest.raises(FormatError, match=r"no known data set: expected a data\.yaml"):
+        open_dataset(path)
 
 
 def test_names_in_an_archive_lead_nowhere(tmp_path):

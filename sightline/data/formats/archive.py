@@ -25,6 +25,10 @@ class _Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
+class _TooMuchError(ValueError):
+    """An archive that may be sound, but holds more than is read out of one."""
+
+
 class _Limited(io.RawIOBase):
     """A stream that ends with an error after so many bytes, so that a small file cannot unfold without end."""
 
@@ -38,7 +42,7 @@ class _Limited(io.RawIOBase):
         data = self._stream.read(min(size, self._left + 1) if size >= 0 else self._left + 1)
         self._left -= len(data)
         if self._left < 0:
-            raise ValueError(f"unfolds to more than {MAX_BYTES:,} bytes")
+            raise _TooMuchError(f"unfolds to more than {MAX_BYTES:,} bytes")
         return data
 
 
@@ -93,7 +97,7 @@ def _members(path: Path) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo
         with tarfile.open(fileobj=stream, mode="r|") as archive:  # forwards only
             for number, member in enumerate(archive):
                 if number >= MAX_MEMBERS:
-                    raise ValueError(f"has more than {MAX_MEMBERS} entries")
+                    raise _TooMuchError(f"has more than {MAX_MEMBERS:,} entries")
                 if member.isreg():
                     yield PurePosixPath(member.name).name, archive, member
 
@@ -113,4 +117,5 @@ def _refusing(path: Path) -> Iterator[None]:
         yield
     except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, OverflowError) as error:
         message = f"cannot be unpacked: {printable(error, limit=120) or type(error).__name__}"
-        raise FormatError("bad_archive", path, message, cure="Download it again.") from None
+        cure = "Unpack it, and name the folder." if isinstance(error, _TooMuchError) else "Download it again."
+        raise FormatError("bad_archive", path, message, cure=cure) from None

@@ -149,7 +149,11 @@ class _CutSource(ClassSource):
                 cure="Take another fraction, or give the data set a split of its own.",
             )
         part = replace(self._train.select(images.tolist()), name=self._title(split))
-        faults = [f for f in part.faults if f.image is not None or (split == "train" and f.kind != "empty_class")]
+        faults = [
+            fault
+            for whole, fault in zip(self._train.faults, part.faults, strict=True)
+            if fault.image is not None or (split == "train" and whole.image is None and fault.kind != "empty_class")
+        ]
         return replace(part, faults=(*faults, *empty_classes(part, self.path)))
 
     def _validates(self, labels: ClassLabels) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -109,10 +109,18 @@ def find_data_yaml(path: Path) -> Path | None:
     return yamls[0] if len(yamls) == 1 else None
 
 
+def kinds_of_classes(path: Path) -> list[str]:
+    """The kinds of image classes whose files stand at a path; none in an archive that cannot be read."""
+    try:
+        return [name for name, found in (("CIFAR", find_cifar(path)), ("MNIST's kind", find_idx(path))) if found]
+    except FormatError:
+        return []
+
+
 def not_recognised(path: Path, format: FormatName | None) -> str:
     """What was looked for, what is there, and a folder nearby that would do."""
     wanted = "no known data set" if format is None else f"no data set of the format {format!r}"
-    classes = [name for name, found in (("CIFAR", find_cifar(path)), ("MNIST's kind", find_idx(path))) if found]
+    classes = kinds_of_classes(path)
     if classes:
         return f"{wanted}; it holds image classes ({', '.join(classes)}), which the recipes of classifiers read"
     if not is_folder(path):

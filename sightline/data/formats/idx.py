@@ -136,4 +136,8 @@ def read_idx(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         kind = "truncated_file" if len(data) < wanted else "broken_file"
         message = f"byte 4: its header says {' x '.join(map(str, shape))}, so {wanted:,} bytes; it has {len(data):,}"
         raise FormatError(kind, path, message, cure="Download it again.")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    try:
+        return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    except ValueError:  # an axis of length 0 beside others whose product no array can have
+        message = f"byte 4: its header says {' x '.join(map(str, shape))}, which no array can be"
+        raise FormatError("broken_file", path, message, cure="Download it again.") from None

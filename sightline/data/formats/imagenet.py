@@ -85,8 +85,9 @@ class ImageNetSource(ClassFolderSource):
         faults: list[Fault] = []
         found = _READERS[truth.name](truth, paths, {name: i for i, name in enumerate(self.class_names)}, faults)
         labels = np.maximum(found, 0)
+        told = {fault.image for fault in faults}
         for index in np.flatnonzero(found < 0).tolist():
-            if not any(fault.image == index for fault in faults):
+            if index not in told:
                 message = f"no class of this image stands in {printable(truth.name)}"
                 faults.append(make_fault("missing_label", paths[index], message, image=index))
         return labels_of_files(self, split, self._val, paths, labels, faults, headers=self._read_headers)
@@ -115,6 +116,7 @@ def _read_pairs(
     """(N,) class of each image by its name, -1 where it is not known."""
     index_of = {Path(path).stem: index for index, path in enumerate(paths)}
     labels = np.full(len(paths), -1, np.int64)
+    line_of: dict[int, int] = {}
     for line, text in read_lines(truth, "list of classes"):
         fields = text.split(separator, 1)
         if separator and line == 1 and fields[0] == "ImageId":
@@ -126,8 +128,13 @@ def _read_pairs(
         index = index_of.get(name)
         if index is None:
             _tell(faults, "label_without_image", truth, line, f"there is no image {printable(name, limit=60)}")
-        else:
-            labels[index] = _class_of(fields[1].split()[0], label_of, faults, truth, line, index)
+            continue
+        label = _class_of(fields[1].split()[0], label_of, faults, truth, line, index)
+        if line_of.setdefault(index, line) == line:
+            labels[index] = label
+        elif label not in (labels[index], -1):
+            message = f"{printable(name, limit=60)} has another class here than in line {line_of[index]}"
+            _tell(faults, "two_classes", truth, line, message, index)
     return labels
 
 
