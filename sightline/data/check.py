@@ -59,6 +59,7 @@ class ClassSplitReport:
     num_unusable: int
     """Images that a fatal fault spoils."""
     images_per_class: tuple[int, ...]
+    """Usable images: the class of others may not be known."""
 
     def rows(self, class_names: Sequence[str]) -> list[tuple[str, int]]:
         """Counts in the order of the table."""
@@ -214,7 +215,7 @@ def open_any(
     try:
         return open_dataset(path, class_names=class_names, format=cast("FormatName | None", format))
     except FormatError as error:
-        if format is not None or error.fault.kind != "not_a_dataset" or not class_candidates(Path(path)):
+        if format is not None or error.fault.kind != "not_a_dataset" or not class_candidates(Path(path).expanduser()):
             raise
     return open_class_dataset(path, class_names=class_names)
 
@@ -239,7 +240,8 @@ def report_split(
     spoilt = {fault.image for fault in annotations.faults if fault.fatal and fault.image is not None}
     spoilt |= {i for i, path in enumerate(annotations.paths) if path in broken}
     if isinstance(annotations, ClassLabels):
-        return ClassSplitReport(name, len(annotations), len(spoilt), tuple(annotations.images_per_class.tolist()))
+        usable = annotations.select(i for i in range(len(annotations)) if i not in spoilt)
+        return ClassSplitReport(name, len(annotations), len(spoilt), tuple(usable.images_per_class.tolist()))
     return SplitReport(
         name=name,
         num_images=len(annotations),

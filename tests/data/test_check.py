@@ -156,11 +156,17 @@ def test_image_classes_are_checked_too(tmp_path):
         "images         12    6",
         "  unusable      1    0",
         "  cat           4    2",
-        "  dog           4    2",
+        "  dog           3    2",
         "  owl           4    2",
     ]
     values = json.loads(json.dumps(report.as_dict()))
-    assert values["splits"][0] == {"name": "train", "num_images": 12, "num_unusable": 1, "images_per_class": [4, 4, 4]}
+    assert values["splits"][0] == {"name": "train", "num_images": 12, "num_unusable": 1, "images_per_class": [4, 3, 4]}
+
+
+def test_image_classes_in_the_home_folder_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    class_zoo.write_class_folders(tmp_path / "pets")
+    assert check_dataset("~/pets").format == "class_folders"
 
 
 def test_packed_images_are_checked_too(tmp_path):
@@ -169,4 +175,5 @@ def test_packed_images_are_checked_too(tmp_path):
     report = check_dataset(root, decode=True)
     assert [fault.kind for fault in report.faults if fault.fatal] == ["class_out_of_range"]
     assert [split.num_unusable for split in report.splits] == [0, 1] and report.num_decoded == 0
+    assert report.splits[1].images_per_class == (1, 0, 0), "an image of the class 9 is not one of class 0"
     assert check_dataset(root, format="cifar_binary").format == "cifar_binary"
