@@ -5,6 +5,7 @@ All three give the same pixels; they differ in speed and memory only.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -93,7 +94,7 @@ class RecentImages:
                     self._entries.move_to_end(index)
                     return entry, entry.image
                 self._changed.wait()  # another thread is reading it
-            entry = self._entries[index] = _Entry(self._memory())
+            entry = self._entries[index] = _Entry(self._memory(index))
         try:
             height, width = self._reader.hw(index)
             image = entry.memory[: height * width * 3].reshape(height, width, 3)
@@ -108,14 +109,16 @@ class RecentImages:
             self._changed.notify_all()
         return entry, image
 
-    def _memory(self) -> Image:
+    def _memory(self, index: int) -> Image:
         """Memory for one image: that of the images used longest ago where there are enough."""
+        if self._num_images >= len(self._reader):  # all stay, so none is used for another image, which may be larger
+            return np.empty(3 * math.prod(self._reader.hw(index)), np.uint8)
         memory = None
         if len(self._entries) >= self._num_images:
             surplus = len(self._entries) - self._num_images + 1
-            unused = (index for index, entry in self._entries.items() if entry.num_pins == 0)
-            for index in list(islice(unused, surplus)):
-                memory = self._entries.pop(index).memory
+            unused = (old for old, entry in self._entries.items() if entry.num_pins == 0)
+            for old in list(islice(unused, surplus)):
+                memory = self._entries.pop(old).memory
         return np.empty(3 * self._reader.image_size**2, np.uint8) if memory is None else memory
 
 

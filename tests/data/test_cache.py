@@ -97,6 +97,14 @@ def test_the_image_used_longest_ago_goes_first(annotations):
     assert reader.counts == {0: 1, 1: 2, 2: 1, 3: 1}
 
 
+def test_images_that_all_stay_take_no_more_memory_than_their_pixels(annotations):
+    reader = ImageReader(annotations, 64)
+    images = open_images(reader, cache="ram")
+    for i in range(len(reader)):
+        with images.borrow([i]) as (image,):
+            assert image.base.nbytes == image.nbytes
+
+
 def test_memory_of_old_images_is_used_again(annotations):
     images = RecentImages(ImageReader(annotations, 64), 2)
     places = set()
