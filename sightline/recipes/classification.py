@@ -6,7 +6,7 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 from torch import nn
 
 from sightline.config.base import Config
@@ -60,8 +60,8 @@ class ClassDataConfig(ImageDataConfig):
 class NormalizeConfig(Config):
     """``(image - mean) / std`` with images in [0, 1]; one number for all channels, or one for each."""
 
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[PositiveFloat, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[FiniteFloat, ...] = (0.485, 0.456, 0.406)
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
 
     @model_validator(mode="after")
     def _same_channels(self) -> Self:
@@ -231,7 +231,7 @@ class ClassificationRun(ImageRun, abc.ABC):
         is_limited = self.limit_batches is not None and self.limit_batches * full < num_images
         is_left_out = is_limited or (self.data.drop_last and num_images >= full)
         images = full if is_left_out else num_images % full or full
-        in_a_process = images if self.sync_batch_norm else images // share.count
+        in_a_process = images if self.sync_batch_norm else max(1, images // share.count)  # of those that have any
         size = self.image_size
         if in_a_process != 1 or not needs_two_images(network, (self.channels, size, size)):
             return None

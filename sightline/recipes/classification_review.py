@@ -41,6 +41,10 @@ class ClassReview(ImageReview):
         """Nothing: whether the network takes images of the given size shows when it is built."""
         return {}, []
 
+    def cached_hw(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Its own: a part of random size is cut from it."""
+        return size
+
     def of_batches(self, train: ClassLabels) -> list[Finding]:
         """A last batch of one image, where batch norm cannot train on it."""
         run = cast("ClassificationRun", self.config)

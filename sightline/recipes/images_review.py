@@ -212,7 +212,7 @@ class ImageReview(ABC):
         data = self.config.data
         if data.cache == "none":
             return {}, {}
-        sizes = np.concatenate([truth.sizes_hw for truth in splits])
+        sizes = np.concatenate([truth.sizes_hw[: len(truth.paths)] for truth in splits])  # of files; others need none
         sizes = sizes[(sizes > 0).all(axis=1)]
         total = sum(3 * h * w for h, w in (self.cached_hw((int(h), int(w))) for h, w in sizes))
         if data.cache == "disk":

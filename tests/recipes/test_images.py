@@ -3,6 +3,7 @@
 import pytest
 
 from sightline import api
+from sightline.engine.distributed.processes import Share
 from tests.data import class_zoo
 from tests.data.zoo import write_yolo
 
@@ -43,3 +44,20 @@ def test_without_val_the_test_images_are_evaluated_and_named(tmp_path):
     problem = cut.open(training=False)
     problem.eval_loader.close()
     assert problem.source.endswith(", val"), "what was cut off the training images comes first"
+
+
+@pytest.mark.parametrize("batch_size, processes, is_refused", [(3, 1, True), (3, 2, True), (4, 2, True), (5, 2, False)])
+def test_one_image_for_batch_norm_is_refused_in_whichever_process_it_is(tmp_path, batch_size, processes, is_refused):
+    data = class_zoo.write_cifar_python(tmp_path / "cifar")  # 10 images to train on; they leave 1, 1, 2, 5
+    changes = ["image_size=28", "sync_batch_norm=false", f"batch_size={batch_size}"]
+    config, _ = api.resolve("lenet", [*SMALL, *changes], data=data)
+    refusal = config.refusal_of_last_batch(config.build_network(10), 10, Share(0, processes))
+    assert (refusal is not None) == is_refused
+
+
+def test_a_review_counts_the_cache_of_classifiers_at_the_size_of_the_files(tmp_path):
+    folders = class_zoo.write_class_folders(tmp_path / "pets")  # 12 + 6 images of 16 x 12 pixels
+    config, _ = api.resolve("small-cnn", [*SMALL, "data.cache=ram"], data=folders)
+    assert config.review_data(decode=False).memory == {"data.cache=ram": 18 * 16 * 12 * 3}
+    packed, _ = api.resolve("small-cnn", [*SMALL, "data.cache=ram"], data=class_zoo.write_cifar_python(tmp_path / "c"))
+    assert packed.review_data(decode=False).memory.get("data.cache=ram", 0) == 0, "they are in memory as they are"
