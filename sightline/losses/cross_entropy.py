@@ -49,6 +49,8 @@ def soft_cross_entropy(
     log_probs = F.log_softmax(logits, dim=1)  # (B, K)
     losses = F.nll_loss(log_probs, labels, reduction="none")
     if mixed is not None:
+        check_shape("mixed.labels", mixed.labels, (len(logits),))
+        check_shape("mixed.shares", mixed.shares, (len(logits),))
         other = F.nll_loss(log_probs, mixed.labels, reduction="none")
         losses = other + mixed.shares.to(losses.dtype) * (losses - other)
     if smoothing:

@@ -303,6 +303,9 @@ def test_impossible_settings_are_refused(pets, tmp_path):
     for name in ("crop_scale", "erase_ratio"):
         with pytest.raises(ValueError, match=name):
             ClassAugmentConfig(**{name: (0.5, 0.1)})
+    for name in ("mixup_alpha", "cutmix_alpha"):
+        with pytest.raises(ValueError, match=rf"{name}\n.*finite"):
+            ClassAugmentConfig(**{name: math.inf})
 
 
 def test_settings_without_effect_are_named():

@@ -50,3 +50,10 @@ def test_no_images_give_no_losses():
 def test_a_smoothing_that_is_no_share_is_refused(smoothing):
     with pytest.raises(ValueError, match="smoothing"):
         soft_cross_entropy(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), smoothing=smoothing)
+
+
+@pytest.mark.parametrize("labels, shares", [((1,), (2,)), ((2,), (1,))])
+def test_second_classes_of_another_number_of_images_are_refused(labels, shares):
+    mixed = MixedLabels(torch.zeros(labels, dtype=torch.long), torch.ones(shares))
+    with pytest.raises(ValueError, match=r"mixed\.(labels|shares)"):
+        soft_cross_entropy(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long), mixed=mixed)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 import cv2
 import numpy as np
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeInt, model_validator
 
 from sightline.config.base import Config
 from sightline.data.memory import Scratch
@@ -20,6 +20,7 @@ from sightline.data.transforms.image import Image
 from sightline.data.transforms.randaugment import MAX_MAGNITUDE, Change, apply_changes, draw_changes
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Concentration = Annotated[FiniteFloat, Field(ge=0)]
 
 
 class ClassAugmentConfig(Config):
@@ -52,9 +53,9 @@ class ClassAugmentConfig(Config):
     """Random erasing: cover with the mean colour, which is 0 after normalising, or with noise."""
     mix: Share = 1.0
     """Probability that a sample is mixed with another one, where mix-up or cut-mix is on."""
-    mixup_alpha: NonNegativeFloat = 0.0
+    mixup_alpha: Concentration = 0.0
     """Mix-up: the share of an image is drawn from Beta(alpha, alpha); 0 turns it off, 0.2 is usual."""
-    cutmix_alpha: NonNegativeFloat = 0.0
+    cutmix_alpha: Concentration = 0.0
     """Cut-mix: the same; 1 is usual."""
     cutmix_share: Share = 0.5
     """Share of the mixed samples that are cut-mixed, where both are on."""
