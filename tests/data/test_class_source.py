@@ -16,6 +16,7 @@ from sightline.data.formats import open_class_dataset
 from sightline.data.loader import BatchLoader
 from sightline.data.memory import Scratch
 from sightline.data.sampler import RepeatedSampler
+from sightline.data.transforms import crop
 from sightline.data.transforms.class_augment import ClassAugmentConfig, draw_view, render_view
 from sightline.data.transforms.crop import centre_view, draw_part, middle_part, shift
 from sightline.data.transforms.mixing import MixPlan, cut_box, draw_mix, mix
@@ -93,6 +94,18 @@ def test_evaluation_keeps_the_aspect(hw, size, ratio):
     wide = short if hw[1] <= hw[0] else int(short * hw[1] / hw[0])
     expected = ((np.arange(size) + (wide - size) / 2 + 0.5) / wide) * 255  # brightness is the place from the left
     np.testing.assert_allclose(view[size // 2, 2:-2, 0], expected[2:-2], atol=255 / min(wide, hw[1]) + 1)
+
+
+def test_a_thin_image_takes_no_memory_for_what_is_not_seen(monkeypatch):
+    thin = np.zeros((1, 5_000_000, 3), np.uint8)  # whole, resized to 256 rows, it would take 980 GB
+    centre_view(thin, 224, 0.875, Scratch(), np.empty((224, 224, 3), np.uint8))
+    for hw in [(3, 100), (100, 4)]:
+        image = np.random.default_rng(0).integers(0, 256, (*hw, 3), dtype=np.uint8)
+        view = centre_view(image, 24, 0.8, Scratch(), np.empty((24, 24, 3), np.uint8)).astype(int)
+        monkeypatch.setattr(crop, "MOST_ASPECT", 1000)
+        whole = centre_view(image, 24, 0.8, Scratch(), np.empty((24, 24, 3), np.uint8))
+        monkeypatch.undo()
+        np.testing.assert_allclose(view, whole, atol=1)
 
 
 def test_shifting_leaves_black_behind():

@@ -15,6 +15,8 @@ from sightline.data.transforms.image import Image, resize
 Box = tuple[int, int, int, int]
 
 ATTEMPTS = 10
+MOST_ASPECT = 16
+"""Of an image that is longer for its width, only the middle of this aspect is resized."""
 
 
 def draw_part(
@@ -76,6 +78,7 @@ def centre_view(image: Image, size: int, crop_ratio: float, scratch: Scratch, ou
         scratch: Memory of the calling thread.
         out: (size, size, 3) to write to.
     """
+    image = _without_ends(image)
     height, width = image.shape[:2]
     short = max(size, math.floor(size / crop_ratio))
     if height <= width:
@@ -88,6 +91,13 @@ def centre_view(image: Image, size: int, crop_ratio: float, scratch: Scratch, ou
     top, left = round((hw[0] - size) / 2), round((hw[1] - size) / 2)
     np.copyto(out, resized[top : top + size, left : left + size])
     return out
+
+
+def _without_ends(image: Image) -> Image:
+    """The image without what no view of its middle shows; a thin one, resized as a whole, would take gigabytes."""
+    longest = MOST_ASPECT * min(image.shape[:2])
+    y, x = (max(0, side - longest) // 2 for side in image.shape[:2])
+    return image[y : image.shape[0] - y, x : image.shape[1] - x]
 
 
 def shift(image: Image, right: int, down: int, out: Image) -> Image:
