@@ -60,7 +60,7 @@ class ClassDataConfig(ImageDataConfig):
 class NormalizeConfig(Config):
     """``(image - mean) / std`` with images in [0, 1]; one number for all channels, or one for each."""
 
-    mean: tuple[FiniteFloat, ...] = (0.485, 0.456, 0.406)
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.485, 0.456, 0.406)
     std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
 
     @model_validator(mode="after")

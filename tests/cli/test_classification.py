@@ -305,6 +305,9 @@ MISTAKES = {
     "unknown split": (f"eval {RUN} --split tset", "'tset'", "train, val"),
     # images
     "grey with three numbers": (on("shapes", "data.grey=true"), "data.grey=true", "normalize.mean", "one number"),
+    "a mean of 0 to 255": (
+        on("shapes", "normalize.mean=[123.7,116.3,103.5]"), "normalize.mean", "less than or equal to 1",
+    ),
     "two numbers for three channels": (on("shapes", "normalize.mean=[0.5,0.5]"), "one number or three", "2 and 3"),
     "grey for torchvision": (
         on("shapes", "data.grey=true", "normalize.mean=[0.5]", "normalize.std=[1]", recipe="torchvision"),
