@@ -228,6 +228,19 @@ def test_a_step_by_hand():
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("config", ALL_KINDS, ids=ALL_IDS)
+def test_a_step_leaves_the_gradients_as_they_are_for_whoever_shows_them(config, fused):
+    net = make()
+    optimizer = build_optimizer(config, net, fused=fused)
+    net(torch.ones(2, 3, 6, 6)).backward()
+    before = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    optimizer.step(rates(0, config))
+    assert before
+    for name, gradient in before.items():
+        assert torch.equal(net.get_parameter(name).grad, gradient), name
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("config", ALL_KINDS, ids=ALL_IDS)
 def test_a_step_with_an_overflow_leaves_weights_and_states_alone(config, fused):
     net, optimizer = run_ours(config, fused=fused)
     before = {name: tensor.clone() for name, tensor in (net.state_dict() | optimizer.state_tensors()).items()}
