@@ -219,7 +219,22 @@ def bmxnet_words(layer: QuantisedLayer, word_bits: WordBits = 32) -> Words:
     Raises:
         ValueError: BMXNet has no packed layer like this one; says why.
     """
+    check_bmxnet_packs(layer)
     weight = layer.weight.detach().cpu().numpy()
+    if not np.isfinite(weight).all():
+        raise ValueError("holds a value that is not finite, which has no sign.")
+    if isinstance(layer, QuantisedConv):
+        return pack_conv_words(weight, word_bits)
+    words = pack_dense_words(weight, word_bits)
+    return words.reshape(weight.shape[0], -1)  # a label: the words lie as of the transposed weight
+
+
+def check_bmxnet_packs(layer: QuantisedLayer) -> None:
+    """Refuse a binary layer that BMXNet cannot hold as words.
+
+    Raises:
+        ValueError: Says why.
+    """
     if isinstance(layer, QuantisedConv):
         if layer.axes != 2:
             raise ValueError(f"has {layer.axes} spatial axes; BMXNet's packed convolutions have 2.")
@@ -229,12 +244,6 @@ def bmxnet_words(layer: QuantisedLayer, word_bits: WordBits = 32) -> Words:
             raise ValueError(f"is scaled ({layer.scaling}); BMXNet's packed layers return plain counts.")
     if isinstance(layer, QuantisedConv | QuantisedLinear) and not layer.offset:
         raise ValueError("returns sums (offset=False); BMXNet's packed layers return counts.")
-    if not np.isfinite(weight).all():
-        raise ValueError("holds a value that is not finite, which has no sign.")
-    if isinstance(layer, QuantisedConv):
-        return pack_conv_words(weight, word_bits)
-    words = pack_dense_words(weight, word_bits)
-    return words.reshape(weight.shape[0], -1)  # a label: the words lie as of the transposed weight
 
 
 def weight_of_words(layer: QuantisedLayer, words: Words) -> Tensor:
