@@ -98,7 +98,7 @@ class SGD(Optimizer):
         kernel(
             ready.parameters,
             grads,
-            ready.slots["momentum"] if momentum else [],
+            ready.slots[self.slots[0]] if momentum else [],
             weight_decay=weight_decay,
             momentum=momentum,
             lr=lr,
@@ -117,7 +117,7 @@ class SGD(Optimizer):
         sgd(
             ready.parameters,
             grads,
-            list(ready.slots["momentum"]),
+            list(ready.slots[self.slots[0]]),
             weight_decay=weight_decay,
             momentum=momentum,
             lr=lr,
@@ -130,10 +130,12 @@ class SGD(Optimizer):
 class MxSGD(SGD):
     """SGD whose momentum has the learning rate inside, as in MXNet: ``m = momentum m - lr g; w += m``.
 
-    With Nesterov momentum ``w += momentum m - lr g``. Decay adds ``weight_decay * w`` to ``g``. The state has the other
-    sign. It is plain SGD with the rate 1 and gradients times the true one, which are copies: others may look at the
-    gradients after the step.
+    With Nesterov momentum ``w += momentum m - lr g``. Decay adds ``weight_decay * w`` to ``g``. It is plain SGD with
+    the rate 1 and gradients times the true one, which are copies: others may look at the gradients after the step.
+    The state is ``-m``, under a name of its own: neither rule can go on from what the other keeps.
     """
+
+    slots = ("velocity",)
 
     def _for_kernel(self, bucket: Bucket, ready: Ready, values: GroupValues) -> tuple[list[Tensor], float, float]:
         grads = list(torch._foreach_mul(ready.grads, values.lr))

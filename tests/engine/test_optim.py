@@ -318,6 +318,13 @@ def test_a_state_that_does_not_fit_names_the_tensors_and_changes_nothing():
     assert all(tensor.count_nonzero() == 0 for tensor in optimizer.state_tensors().values())
 
 
+@pytest.mark.parametrize("kinds", [("sgd", "mx_sgd"), ("mx_sgd", "sgd")])
+def test_no_rule_goes_on_with_a_momentum_that_means_something_else(kinds):
+    saved, loading = (build_optimizer(OptimizerConfig(kind=kind), make()) for kind in kinds)
+    with pytest.raises(RunError, match="optimizer state"):
+        loading.load_state_tensors(saved.state_tensors())
+
+
 def test_the_decay_may_follow_the_batch():
     config = OptimizerConfig(weight_decay=0.1, decay_follows_batch=True)
     assert build_optimizer(config, make(), decay_scale=1.5).groups[0].weight_decay == pytest.approx(0.15)
