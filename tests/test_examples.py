@@ -96,8 +96,8 @@ def test_evaluation_anew_gives_the_figures_of_the_run(whole):
     assert dict(sightline.evaluate(whole, checkpoint="latest")) == figures[-1]
 
 
-def test_what_is_for_detectors_says_so(whole, tmp_path):
-    with pytest.raises(ConfigError, match="only 2D detectors predict on images, and this is a run of SpiralRun"):
+def test_what_is_for_images_says_so(whole, tmp_path):
+    with pytest.raises(ConfigError, match="a run of SpiralRun does not predict on images"):
         sightline.load(whole)
     with pytest.raises(RunError, match="keeps no predictions"):
         sightline.evaluate(whole, save=tmp_path / "found.json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from sightline.config.base import Config
 from sightline.config.errors import did_you_mean
@@ -11,7 +11,7 @@ from sightline.config.errors import did_you_mean
 class TorchvisionConfig(Config):
     """A classifier of torchvision with fresh weights; ``weights=FILE`` starts from trained ones, such as a ``.pth``."""
 
-    name: str = "resnet18"
+    name: str = Field("resnet18", validate_default=False)  # or torchvision would be loaded before anybody asks for it
     """As in ``torchvision.models``: resnet18, mobilenet_v3_small, efficientnet_b0, convnext_tiny, vit_b_16, ..."""
 
     @field_validator("name")
