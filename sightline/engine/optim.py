@@ -81,9 +81,9 @@ class SGD(Optimizer):
         super().__init__(groups, fused=fused)
         self.nesterov = nesterov
 
-    def _rate_and_decay(self, bucket: Bucket, ready: Ready, values: GroupValues) -> tuple[float, float]:
-        """What the kernel gets."""
-        return values.lr, self.groups[bucket.group].weight_decay
+    def _for_kernel(self, bucket: Bucket, ready: Ready, values: GroupValues) -> tuple[list[Tensor], float, float]:
+        """The gradients, the rate and the decay that the kernel gets."""
+        return ready.grads, values.lr, self.groups[bucket.group].weight_decay
 
     def _step_fused(
         self,
@@ -94,11 +94,11 @@ class SGD(Optimizer):
         found_inf: Tensor | None,
     ) -> None:
         momentum = values.momentum
-        lr, weight_decay = self._rate_and_decay(bucket, ready, values)
+        grads, lr, weight_decay = self._for_kernel(bucket, ready, values)
         kernel(
             ready.parameters,
-            ready.grads,
-            ready.slots["momentum"] if momentum else [],
+            grads,
+            ready.slots[self.slots[0]] if momentum else [],
             weight_decay=weight_decay,
             momentum=momentum,
             lr=lr,
@@ -113,11 +113,11 @@ class SGD(Optimizer):
         from torch.optim.sgd import sgd
 
         momentum = values.momentum
-        lr, weight_decay = self._rate_and_decay(bucket, ready, values)
+        grads, lr, weight_decay = self._for_kernel(bucket, ready, values)
         sgd(
             ready.parameters,
-            ready.grads,
-            list(ready.slots["momentum"]),
+            grads,
+            list(ready.slots[self.slots[0]]),
             weight_decay=weight_decay,
             momentum=momentum,
             lr=lr,
@@ -130,13 +130,16 @@ class SGD(Optimizer):
 class MxSGD(SGD):
     """SGD whose momentum has the learning rate inside, as in MXNet: ``m = momentum m - lr g; w += m``.
 
-    With Nesterov momentum ``w += momentum m - lr g``. Decay adds ``weight_decay * w`` to ``g``. The state has the other
-    sign. It is plain SGD with the rate 1 and gradients that were multiplied by the true one, which happens in place.
+    With Nesterov momentum ``w += momentum m - lr g``. Decay adds ``weight_decay * w`` to ``g``. It is plain SGD with
+    the rate 1 and gradients times the true one, which are copies: others may look at the gradients after the step.
+    The state is ``-m``, under a name of its own: neither rule can go on from what the other keeps.
     """
 
-    def _rate_and_decay(self, bucket: Bucket, ready: Ready, values: GroupValues) -> tuple[float, float]:
-        torch._foreach_mul_(ready.grads, values.lr)
-        return 1.0, values.lr * self.groups[bucket.group].weight_decay
+    slots = ("velocity",)
+
+    def _for_kernel(self, bucket: Bucket, ready: Ready, values: GroupValues) -> tuple[list[Tensor], float, float]:
+        grads = list(torch._foreach_mul(ready.grads, values.lr))
+        return grads, 1.0, values.lr * self.groups[bucket.group].weight_decay
 
 
 class Adam(Optimizer):

@@ -27,7 +27,14 @@ from sightline.config.errors import RunError
 from sightline.config.printable import printable
 from sightline.importers.mxnet_params import Array, split_prefix
 from sightline.models.blocks.binary_layers import QuantisedActivation, QuantisedLayer
-from sightline.models.blocks.packed_layers import COUNTER, SIGNS, bmxnet_words, is_binary, weight_of_words
+from sightline.models.blocks.packed_layers import (
+    COUNTER,
+    SIGNS,
+    bmxnet_words,
+    check_bmxnet_packs,
+    is_binary,
+    weight_of_words,
+)
 
 NORM_ROLES = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
 """What MXNet calls the arrays of a batch norm, and what PyTorch does."""
@@ -153,8 +160,8 @@ def import_network(model: nn.Module, arrays: Mapping[str, Array]) -> Match:
         What went where.
 
     Raises:
-        RunError: If an array or a layer is left over, the order differs, or a quantised layer would become another; or
-            the network has layers that BMXNet does not know.
+        RunError: If an array or a layer is left over, the order differs, a quantised layer would become another, or a
+            number is not finite; or the network has layers that BMXNet does not know, or does not pack as the file.
     """
     _check_known(model)
     match = match_layers(model, arrays)
@@ -173,6 +180,8 @@ def import_network(model: nn.Module, arrays: Mapping[str, Array]) -> Match:
     layers = dict(_layers_of(model))
     in_file = {layer.name: layer for layer in _layers_of_file(arrays)[0]}
     _check_names(match, layers)
+    if any(row.word_bits for row in match.rows):
+        _check_activations(model)
     new = {row.target: _values(layers[row.target], row, in_file[row.source], arrays) for row in match.rows}
     for name, values in new.items():
         with torch.no_grad():
@@ -199,9 +208,8 @@ def export_network(
         RunError: BMXNet has no packed layer like one of the network's; names it.
     """
     _check_known(model)
-    for name, module in model.named_modules():
-        if word_bits and isinstance(module, QuantisedActivation) and module.method not in SIGNS:
-            raise RunError(f"{name}: the activation is {module.method}; BMXNet's packed layers take signs.")
+    if word_bits:
+        _check_activations(model)
     names = names or {name: name.replace(".", "_") for name, _ in _layers_of(model)}
     arrays: dict[str, Array] = {}
     for name, module in _layers_of(model):
@@ -279,15 +287,34 @@ def _values(module: nn.Module, row: Row, layer: _Layer, arrays: Mapping[str, Arr
     for role, name in layer.arrays.items():
         array = arrays[name]
         if row.word_bits:
-            words = array.view(f"u{row.word_bits // 8}")
-            values[role] = weight_of_words(cast(QuantisedLayer, module), words)
+            quantised = cast(QuantisedLayer, module)
+            try:
+                check_bmxnet_packs(quantised)
+            except ValueError as error:
+                raise RunError(f"{printable(name)} holds words for {row.target}, which {error}") from None
+            values[role] = weight_of_words(quantised, array.view(f"u{row.word_bits // 8}"))
         elif array.dtype.name not in FLOATS:
             raise RunError(f"{printable(name)}: holds {array.dtype}, expected floats. Convert it before saving.")
         else:
-            values[role] = torch.from_numpy(array.astype(np.float32))
+            values[role] = _as_float32(name, array)
     if isinstance(module, _BatchNorm) and not module.weight.requires_grad:
         values["weight"] = torch.ones_like(module.weight)
     return values
+
+
+def _as_float32(name: str, array: Array) -> Tensor:
+    with np.errstate(over="ignore"):  # what float64 holds and float32 does not is refused below
+        values = torch.from_numpy(array.astype(np.float32))
+    if not bool(values.isfinite().all()):
+        raise RunError(f"{printable(name)}: holds NaN, or a number too large for float32. Take an earlier file.")
+    return values
+
+
+def _check_activations(model: nn.Module) -> None:
+    """Refuse what words cannot meet: other activations than signs."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantisedActivation) and module.method not in SIGNS:
+            raise RunError(f"{name}: the activation is {module.method}; BMXNet's packed layers take signs.")
 
 
 def _check_known(model: nn.Module) -> None:

@@ -85,10 +85,10 @@ def dorefa_quantise(x: Tensor, bits: int) -> Tensor:
     zeros has no such ``z`` and gives NaN.
     """
     steps = 2**bits - 1
-    squashed = torch.tanh(x)
+    squashed = torch.tanh(_with_room(x, steps))
     z = squashed / (2 * cast(Tensor, _LargestAbsolute.apply(squashed))) + 0.5
     quantised: Tensor = round_half_away(z * steps) * (2 / steps) - 1
-    return quantised
+    return quantised.to(x.dtype)
 
 
 def leaky_clip(x: Tensor, *, slope: float = 0.1) -> Tensor:
@@ -109,6 +109,11 @@ def smooth_sign(x: Tensor) -> Tensor:
 def signs(x: Tensor) -> Tensor:
     """-1 where ``x < 0``, else +1, without a gradient."""
     return x.sign().add_(0.5).sign_()
+
+
+def _with_room(x: Tensor, steps: int) -> Tensor:
+    """As float32, if its type cannot hold the number of steps: fp16 ends below those of 16 bits."""
+    return x.float() if steps > torch.finfo(x.dtype).max else x
 
 
 def _rounded(x: Tensor) -> Tensor:
@@ -215,7 +220,7 @@ class _RoundSteps(Function):
     def forward(ctx: Any, x: Tensor, steps: int, threshold: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.high = min(1.0, threshold)
-        return _rounded(x.clamp(0, 1).mul_(steps)).div_(steps)
+        return _rounded(_with_room(x.clamp(0, 1), steps).mul_(steps)).div_(steps).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -228,6 +228,19 @@ def test_a_step_by_hand():
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("config", ALL_KINDS, ids=ALL_IDS)
+def test_a_step_leaves_the_gradients_as_they_are_for_whoever_shows_them(config, fused):
+    net = make()
+    optimizer = build_optimizer(config, net, fused=fused)
+    net(torch.ones(2, 3, 6, 6)).backward()
+    before = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    optimizer.step(rates(0, config))
+    assert before
+    for name, gradient in before.items():
+        assert torch.equal(net.get_parameter(name).grad, gradient), name
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("config", ALL_KINDS, ids=ALL_IDS)
 def test_a_step_with_an_overflow_leaves_weights_and_states_alone(config, fused):
     net, optimizer = run_ours(config, fused=fused)
     before = {name: tensor.clone() for name, tensor in (net.state_dict() | optimizer.state_tensors()).items()}
@@ -303,6 +316,13 @@ def test_a_state_that_does_not_fit_names_the_tensors_and_changes_nothing():
     ):
         optimizer.load_state_tensors(state)
     assert all(tensor.count_nonzero() == 0 for tensor in optimizer.state_tensors().values())
+
+
+@pytest.mark.parametrize("kinds", [("sgd", "mx_sgd"), ("mx_sgd", "sgd")])
+def test_no_rule_goes_on_with_a_momentum_that_means_something_else(kinds):
+    saved, loading = (build_optimizer(OptimizerConfig(kind=kind), make()) for kind in kinds)
+    with pytest.raises(RunError, match="optimizer state"):
+        loading.load_state_tensors(saved.state_tensors())
 
 
 def test_the_decay_may_follow_the_batch():

@@ -196,3 +196,34 @@ def test_layers_that_would_be_passed_over_are_refused():
             RunError, match=r"layers that BMXNet does not know: 3\.conv\.signs, 7\.signs\. Packed layers"
         ):
             call(packed)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"scaling": "binet"}, r"0_weight holds words for 0, which is scaled \(binet\)"),
+        ({"offset": False}, r"0_weight holds words for 0, which returns sums"),
+    ],
+)
+def test_words_are_refused_for_a_layer_that_bmxnet_does_not_pack(keys, says):
+    words = export_network(nn.Sequential(QuantisedConv2d(64, 8, 3)))
+    model = nn.Sequential(QuantisedConv2d(64, 8, 3, **keys))
+    before = model[0].weight.clone()
+    with pytest.raises(RunError, match=says):
+        import_network(model, words)
+    assert torch.equal(model[0].weight, before)
+
+
+def test_words_are_refused_beside_an_activation_that_gives_no_signs():
+    words = export_network(nn.Sequential(QuantisedActivation(), QuantisedConv2d(64, 8, 3)))
+    with pytest.raises(RunError, match="the activation is round; BMXNet's packed layers take signs"):
+        import_network(nn.Sequential(QuantisedActivation("round", 1), QuantisedConv2d(64, 8, 3)), words)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_numbers_that_are_not_finite_are_refused_by_name(value):
+    model = nn.Sequential(nn.Linear(3, 2))
+    arrays = {name: array.astype(np.float64) for name, array in export_network(model, word_bits=None).items()}
+    arrays["arg:0_bias"][1] = value
+    with pytest.raises(RunError, match="arg:0_bias: holds NaN, or a number too large for float32"):
+        import_network(model, arrays)

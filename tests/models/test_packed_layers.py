@@ -62,6 +62,30 @@ def packed_and_loaded(model, fresh, count_bits=True):
     return fresh
 
 
+HALF_LAYERS = {
+    "counts": lambda: QuantisedConv2d(67, 6, 5, padding=2),  # n = 1675: sums above 256 are rounded in bf16
+    "sums": lambda: QuantisedConv2d(67, 6, 5, offset=False),
+    "scaled": lambda: QuantisedConv2d(67, 6, 5, scaling="binet"),
+    "dense": lambda: QuantisedLinear(67 * 49, 6),
+    "dense sums": lambda: QuantisedLinear(67 * 49, 6, offset=False),
+}
+
+
+@pytest.mark.parametrize("count_bits", [True, False])
+@pytest.mark.parametrize("x_type", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("make", HALF_LAYERS.values(), ids=HALF_LAYERS)
+def test_a_packed_layer_gives_the_layers_numbers_in_autocast_too(make, x_type, count_bits):
+    torch.manual_seed(0)
+    model = nn.Sequential(QuantisedActivation(), make()).eval()
+    model[1].weight.data[0].abs_()  # equal to most bits of the input, so its sums are large
+    packed = packed_and_loaded(model, nn.Sequential(QuantisedActivation(), make()), count_bits)
+    x = (torch.randn(2, 67, 7, 7) + 1).to(x_type)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, found = model(x), packed(x)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("make", CONVS.values(), ids=CONVS)
 def test_a_packed_layer_gives_the_layers_numbers_to_the_bit(make):
     torch.manual_seed(0)

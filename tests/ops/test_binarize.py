@@ -150,3 +150,17 @@ def test_an_input_is_never_written_to(function):
     before = x.clone()
     function(x)
     assert x.equal(before)
+
+
+@pytest.mark.parametrize("bits", [16, 31])
+def test_more_steps_than_fp16_has_numbers_round_to_the_value_itself(bits):
+    # 2^16 - 1 is above 65504, where fp16 ends; its numbers are coarser than the steps, so that nothing changes.
+    values = torch.linspace(0, 1, 9, dtype=torch.float16)
+    assert round_quantise(values, bits).equal(values)
+    assert gradient(lambda x: round_quantise(x, bits), values.tolist(), dtype=torch.float16) == [1] * 9
+    expected = (values.double().tanh() / math.tanh(1)).half()
+    found = dorefa_quantise(values, bits)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    slopes = gradient(lambda x: dorefa_quantise(x, bits), values.tolist(), dtype=torch.float16)
+    assert all(map(math.isfinite, slopes))

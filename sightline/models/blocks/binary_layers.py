@@ -105,6 +105,11 @@ def quantise_weight(weight: Tensor, method: WeightMethod, bits: int) -> Tensor:
     return weight
 
 
+def is_autocast(device: str) -> bool:
+    """Whether autocast is on for a kind of device; it never is for ``meta``, where torch does not know it."""
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
 class QuantisedLayer(nn.Module):
     """What dense layers and convolutions share: a latent weight (C_out, ...) and how it is quantised."""
 
@@ -133,12 +138,13 @@ class QuantisedLayer(nn.Module):
         """The sum of products ``h`` by a function of weight and bias, or the count ``(h + n) / 2``.
 
         One pass gives the count: of halved weights, with ``n / 2`` as bias. In the half precision of autocast it would
-        be rounded, since it lies around ``n / 2``; ``h`` lies around 0 and is exact up to 512 in bf16.
+        be rounded, since it lies around ``n / 2``; ``h`` lies around 0 and is exact up to 256 in bf16, up to 512 for
+        an even ``n``.
         """
         weight, n = self.quantised_weight(), self.inputs_per_output
         if not counts:
             return product(weight, None)
-        if device != "meta" and torch.is_autocast_enabled(device):
+        if is_autocast(device):
             return product(weight, None).float() * 0.5 + n / 2
         return product(weight * 0.5, weight.new_full((weight.shape[0],), n / 2))
 

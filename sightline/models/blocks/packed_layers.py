@@ -11,7 +11,7 @@ floats, in as much memory as before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeGuard
 
 import numpy as np
@@ -25,6 +25,7 @@ from sightline.models.blocks.binary_layers import (
     QuantisedConv,
     QuantisedLayer,
     QuantisedLinear,
+    is_autocast,
 )
 from sightline.models.blocks.packed_file import PackedNetwork, PackedWeight, pack_weight
 from sightline.models.blocks.packed_file import Scaling as FileScaling
@@ -75,10 +76,9 @@ class PackedLinear(nn.Module):
         """(B, ...) with C values a sample -> (B, O)."""
         x = x.flatten(1)
         if not self.counts_bits:
-            return F.linear(x, self.signs, self.bias)
+            return _product(lambda bias: F.linear(x, self.signs, bias), self.bias, x.device.type)
         equal = binary_dense(x, self.signs)
-        sums = equal if self.gives_counts else 2 * equal - self.in_features
-        return sums.to(x.dtype, memory_format=torch.contiguous_format)
+        return _result(equal, self.in_features, x, torch.contiguous_format, gives_counts=self.gives_counts)
 
     def extra_repr(self) -> str:
         """For printing."""
@@ -125,13 +125,16 @@ class PackedConv(nn.Module):
         equal = binary_conv(
             x, self.signs, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
         )
-        sums = equal if self.gives_counts else 2 * equal - self.num_products
-        return sums.to(x.dtype, memory_format=_layout(x))
+        return _result(equal, self.num_products, x, _layout(x), gives_counts=self.gives_counts)
 
     def _summed(self, x: Tensor) -> Tensor:
         if any(self.edges):
             x = F.pad(x, self.edges, value=-1)
-        return self.convolve(x, self.signs, self.bias, self.stride, 0, self.dilation, self.groups)
+
+        def convolve(bias: Tensor | None) -> Tensor:
+            return self.convolve(x, self.signs, bias, self.stride, 0, self.dilation, self.groups)
+
+        return _product(convolve, self.bias, x.device.type)
 
     def extra_repr(self) -> str:
         """For printing."""
@@ -216,7 +219,22 @@ def bmxnet_words(layer: QuantisedLayer, word_bits: WordBits = 32) -> Words:
     Raises:
         ValueError: BMXNet has no packed layer like this one; says why.
     """
+    check_bmxnet_packs(layer)
     weight = layer.weight.detach().cpu().numpy()
+    if not np.isfinite(weight).all():
+        raise ValueError("holds a value that is not finite, which has no sign.")
+    if isinstance(layer, QuantisedConv):
+        return pack_conv_words(weight, word_bits)
+    words = pack_dense_words(weight, word_bits)
+    return words.reshape(weight.shape[0], -1)  # a label: the words lie as of the transposed weight
+
+
+def check_bmxnet_packs(layer: QuantisedLayer) -> None:
+    """Refuse a binary layer that BMXNet cannot hold as words.
+
+    Raises:
+        ValueError: Says why.
+    """
     if isinstance(layer, QuantisedConv):
         if layer.axes != 2:
             raise ValueError(f"has {layer.axes} spatial axes; BMXNet's packed convolutions have 2.")
@@ -226,12 +244,6 @@ def bmxnet_words(layer: QuantisedLayer, word_bits: WordBits = 32) -> Words:
             raise ValueError(f"is scaled ({layer.scaling}); BMXNet's packed layers return plain counts.")
     if isinstance(layer, QuantisedConv | QuantisedLinear) and not layer.offset:
         raise ValueError("returns sums (offset=False); BMXNet's packed layers return counts.")
-    if not np.isfinite(weight).all():
-        raise ValueError("holds a value that is not finite, which has no sign.")
-    if isinstance(layer, QuantisedConv):
-        return pack_conv_words(weight, word_bits)
-    words = pack_dense_words(weight, word_bits)
-    return words.reshape(weight.shape[0], -1)  # a label: the words lie as of the transposed weight
 
 
 def weight_of_words(layer: QuantisedLayer, words: Words) -> Tensor:
@@ -296,6 +308,21 @@ def _operands(weight: PackedWeight, *, counts_bits: bool, gives_counts: bool) ->
     if counts_bits or not gives_counts:
         return signs, None
     return signs * 0.5, signs.new_full((len(signs),), signs[0].numel() / 2)
+
+
+def _product(product: Callable[[Tensor | None], Tensor], bias: Tensor | None, device: str) -> Tensor:
+    """The product with a bias, which is added in float32 where autocast computes in half precision."""
+    if bias is None or not is_autocast(device):
+        return product(bias)
+    return product(None).float() + bias[0]  # n / 2 for every output
+
+
+def _result(equal: Tensor, n: int, x: Tensor, layout: torch.memory_format, *, gives_counts: bool) -> Tensor:
+    """Counts of equal bits, or sums, as the layer that trains gives them: in autocast its sums are rounded."""
+    if not is_autocast(x.device.type):
+        return (equal if gives_counts else 2 * equal - n).to(x.dtype, memory_format=layout)
+    sums = (2 * equal - n).to(torch.get_autocast_dtype(x.device.type), memory_format=layout)
+    return sums.float() * 0.5 + n / 2 if gives_counts else sums
 
 
 def _layout(x: Tensor) -> torch.memory_format:
