@@ -58,7 +58,7 @@ class SearchResult:
     @property
     def ranking(self) -> list[TrialResult]:
         """Best first; of equals the earlier one; failed trials last."""
-        sign = -1 if self.direction == "max" else 1
+        sign = 1 if self.direction == "min" else -1
         done = sorted(
             (one for one in self.trials if one.figure is not None), key=lambda one: sign * (one.figure or 0.0)
         )
@@ -250,7 +250,7 @@ class _Search:
             0 if is_done else STOPPED,
             tuple(self.told),
             metric,
-            direction=self.plan.by.direction,
+            direction=self.plan.by.direction or "max",
             wanted=self.plan.trials,
         )
 
@@ -329,7 +329,7 @@ class _Search:
             self.stop.say(self._line(following, is_best=is_best))
 
     def _tell(self, result: TrialResult) -> None:
-        sign = 1 if self.plan.by.direction == "max" else -1
+        sign = -1 if self.plan.by.direction == "min" else 1
         self.told.append(result)
         self.proposals.tell(None if result.figure is None else sign * result.figure)
 

@@ -156,7 +156,7 @@ def make_plan(recipe: str | Path, changes: Sequence[str], decides: Decides, *, j
         recipe=name,
         changes={key: plain_values(_value_of(values, key)) for key in merged},
         space={one.key: Range(kind=one.kind, values=one.values) for one in dimensions},
-        by=config.evaluate.best,
+        by=config.best.but(direction=config.best.direction_of(config.best.metric or "")),
         method=method,
         generation=generation,
         seed=0 if seed is None else seed,

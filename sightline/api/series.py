@@ -145,7 +145,7 @@ def evaluate_all(
             ordered = [rows[step] for step in sorted(rows)]
             source = f" on {judge.problem.source}" if judge.problem.source else ""
             title = f"{printable(run_dir)}{source}"
-            best = _best(ordered, judge.config.evaluate.best)
+            best = _best(ordered, judge.config.best)
             return Series(ordered, best, judge.problem.headline, title, rows.get(last), tuple(notes))
 
         try:

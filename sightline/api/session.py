@@ -142,6 +142,7 @@ def train_in_folder(
             run_dir,
             recipe=config.recipe,
             configuration=kind,
+            smaller_is_better=config.smaller_is_better,
             devices=[str(training.device)],
             from_step=training.step,
             processes=processes.share.count,

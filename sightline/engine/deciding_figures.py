@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from sightline.config.errors import ConfigError, did_you_mean
+from sightline.config.figures import is_loss
 from sightline.config.printable import printable
 from sightline.engine.checkpoint.retention import BestBy
-from sightline.engine.evaluation import evaluate, is_loss, measure_losses
+from sightline.engine.evaluation import evaluate, measure_losses
 from sightline.engine.limited_loader import limited
 from sightline.engine.loop import Training
 from sightline.engine.run_config import Problem, RunConfig

@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from torch import Tensor, nn
 
 from sightline.config.base import Config
+from sightline.config.figures import is_loss
 from sightline.engine.callback import Callback, EvaluationReport, StepReport
 from sightline.engine.checkpoint.retention import BestBy
 from sightline.engine.distributed.processes import ALONE, Processes
@@ -73,11 +74,6 @@ def refuse_unmeasured_loss(key: str, by: BestBy, *, measured: bool) -> None:
     """
     if is_loss(by.metric or "") and not measured:
         raise ValueError(f"{key}={by.metric}: the losses of the validation data need evaluate.loss=true")
-
-
-def is_loss(figure: str) -> bool:
-    """Whether a figure's name is that of a loss: ``loss`` or ``loss/...``."""
-    return figure.partition("/")[0] == "loss"
 
 
 def val_follows(cycle: Cycle, *, epochs: int, total_epochs: int) -> bool:

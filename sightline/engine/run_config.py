@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt
 
 from sightline.config.base import Config, Patterns, as_list
 from sightline.config.errors import ConfigError
+from sightline.config.figures import better_direction
 from sightline.config.override import expand_path
 from sightline.engine.accumulation import AccumulationConfig
 from sightline.engine.auto_batch import AutoBatchConfig, number_or_auto
@@ -79,6 +80,8 @@ class RunConfig(Config):
         "evaluate.loss",
     )  # fmt: skip
     """Keys and groups that change the evaluation of a trained model."""
+    smaller_is_better: ClassVar[tuple[str, ...]] = ()
+    """Figures of the evaluation, beside losses, that are better the smaller they are."""
 
     recipe: str = ""
     """Name of the recipe that this run began with."""
@@ -247,6 +250,28 @@ class RunConfig(Config):
         if self.early_stopping is not None and self.early_stopping.by is not None:
             found["early_stopping.by"] = self.early_stopping.by
         return found
+
+    def meaning_of(self, by: BestBy) -> BestBy:
+        """``by`` with its direction, where that is left out and the name of a figure tells it."""
+        if by.direction is not None or by.metric is None:
+            return by
+        return by.but(direction=better_direction(by.metric, self.smaller_is_better))
+
+    @property
+    def best(self) -> BestBy:
+        """Which figure decides the best checkpoint, and which value of it is better."""
+        return self.meaning_of(self.evaluate.best)
+
+    @property
+    def kept_checkpoints(self) -> CheckpointConfig:
+        """``checkpoint``; its rules say which value of a figure is better."""
+        rules = (
+            rule.but(by=self.meaning_of(rule.by))
+            if isinstance(rule, KeepBest | KeepImprovements) and rule.by is not None
+            else rule
+            for rule in self.checkpoint.keep
+        )
+        return self.checkpoint.but(keep=tuple(rules))
 
     @property
     def processes_here(self) -> int:

@@ -128,7 +128,8 @@ def run_session(
     stop.say = console.say
     early_stop = None
     if config.early_stopping is not None:
-        early_stop = EarlyStop(config.early_stopping, config.evaluate.best, console.say)
+        by = config.meaning_of(config.early_stopping.by or config.evaluate.best)
+        early_stop = EarlyStop(config.early_stopping.but(by=by), config.best, console.say)
 
     def gave_up() -> bool:
         return early_stop is not None and early_stop.is_over
@@ -188,7 +189,7 @@ def run_session(
         timing_log = stack.enter_context(MetricsLog(run_dir / TIMING_FILE))
         writer = stack.enter_context(
             CheckpointWriter(
-                run_dir, config.checkpoint, best=config.evaluate.best, total_epochs=training.plan.length.epochs
+                run_dir, config.kept_checkpoints, best=config.best, total_epochs=training.plan.length.epochs
             )
         )
         heartbeat = Heartbeat(

@@ -21,6 +21,18 @@ import numpy as np
 from sightline.config.printable import printable
 
 PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
+MOST_OF_INTEGER_KEY = 1 << 64
+"""Larger integers may take long to hash, or share a hash with as many others as a file wants."""
+MOST_LETTERS = 1000
+"""Of the name of a module, class or function."""
+MOST_ARGUMENTS = 64
+"""Of a call."""
+MOST_SIDE = 1 << 62
+"""Of an array, elements."""
+MOST_PLACE = 1 << 32
+"""Of a value in the memo."""
+SPARE_BYTES = 1 << 20
+"""How much more may be copied than was read."""
 
 
 class PickleRefusedError(ValueError):
@@ -68,13 +80,19 @@ class Stream(Protocol):
 
 
 def _plain_dtype(text: object, order: object = "=") -> np.dtype[Any]:
-    name = text.decode("latin-1") if isinstance(text, bytes) else text
-    order = order.decode("latin-1") if isinstance(order, bytes) else order
-    if not isinstance(name, str) or name[:1] not in tuple("biufc") or not name[1:].isdecimal():
+    name, order = _short_text(text), _short_text(order)
+    if name[:1] not in tuple("biufc") or not name[1:].isdecimal():
         raise ValueError(f"arrays of the type {printable(repr(name), limit=40)} are not read")
     if order not in ("<", ">", "|", "="):
         raise ValueError(f"no byte order is called {printable(repr(order), limit=40)}")
-    return np.dtype(name).newbyteorder("=" if order == "|" else order)
+    return np.dtype(name if order in "|=" else order + name)
+
+
+def _short_text(given: object) -> str:
+    """A text, cut after what a type is called; of anything else only the kind is told, as it may be vast."""
+    if not isinstance(given, str | bytes):
+        raise ValueError(f"the type of an array is a {type(given).__name__}, not a text")
+    return given[:20] if isinstance(given, str) else given[:20].decode("latin-1")
 
 
 def _dtype(name: object, *_: object) -> Unbuilt:
@@ -87,11 +105,13 @@ def _dtype(name: object, *_: object) -> Unbuilt:
 
 
 def _array(shape: Any, dtype: Any, raw: Any, *, is_fortran: bool) -> np.ndarray[Any, Any]:
-    raw = raw.encode() if isinstance(raw, str) else raw  # a text of Python 2 that was taken for words
-    if not isinstance(dtype, np.dtype) or not isinstance(raw, bytes | bytearray):
+    if not isinstance(dtype, np.dtype) or not isinstance(raw, bytes | bytearray | str):
         raise ValueError("an array has no plain type or no bytes")
-    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape) or len(shape) > 32:
+    if not isinstance(shape, tuple) or len(shape) > 32:
         raise ValueError("the shape of an array is impossible")
+    if not all(type(side) is int and 0 <= side <= MOST_SIDE for side in shape):
+        raise ValueError("the shape of an array is impossible")
+    raw = raw.encode() if isinstance(raw, str) else raw  # a text of Python 2 that was taken for words
     if math.prod(shape) * dtype.itemsize != len(raw):
         raise ValueError(f"an array of shape {shape} and type {dtype} has {len(raw):,} bytes")
     flat = np.frombuffer(raw, dtype) if raw else np.empty(0, dtype)
@@ -215,7 +235,7 @@ class Machine:
         self.offset = 0
         """Byte of the opcode."""
         self.unfolded = 0
-        """Bytes of encoded texts, no more than were read: one text may be encoded again and again."""
+        """Bytes and elements that were copied, hardly more than were read: one value may be used again and again."""
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         """Stacks that marks have set aside."""
@@ -237,6 +257,8 @@ class Machine:
         elif name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name])
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            if argument >= MOST_PLACE:
+                raise ValueError("it keeps a value at an impossible place")
             self.memo[argument] = self.stack[-1]
         elif name == "MEMOIZE":
             self.memo[len(self.memo)] = self.stack[-1]
@@ -323,12 +345,22 @@ class Machine:
         if len(values) % 2:
             raise ValueError("it sets an item without a value")
         if not all(map(self.is_key, keys)):
-            raise ValueError("a key of a dictionary is no text and no number")
+            raise ValueError("a key of a dictionary is no text and no usual number")
         target.update(zip(keys, finished(values[1::2]), strict=True))
 
     def is_key(self, key: Any) -> bool:
         """Whether it may be a key: its hash must be taken in a time that does not depend on the file."""
-        return isinstance(key, PLAIN_KEYS)
+        return is_plain_key(key)
+
+    def unfold(self, count: int) -> None:
+        """Note that so much of the file's values is about to be copied.
+
+        Raises:
+            PickleRefusedError: It is far more than was read.
+        """
+        self.unfolded += count
+        if self.unfolded > self.offset + SPARE_BYTES:
+            raise PickleRefusedError("it unfolds to far more than its own size", self.offset)
 
     def dict_(self, _: Any) -> None:
         """Keys and values above the mark as a dictionary."""
@@ -338,6 +370,8 @@ class Machine:
 
     def named(self, module: Any, name: Any) -> None:
         """What stands for a name."""
+        if any(isinstance(part, str | bytes) and len(part) > MOST_LETTERS for part in (module, name)):
+            raise ValueError(f"it asks for a name of more than {MOST_LETTERS:,} letters")
         module, name = (part.decode("latin-1") if isinstance(part, bytes) else part for part in (module, name))
         is_known = isinstance(module, str) and isinstance(name, str) and (module, name) in self.constructors
         self.stack.append(self.constructors[module, name] if is_known else self.unknown(module, name))
@@ -361,12 +395,10 @@ class Machine:
         """What stands for the result of a call."""
         if not isinstance(maker, Constructor) or not isinstance(arguments, tuple):
             raise ValueError("it calls something that is no function")
-        value = maker.build(*arguments)
-        if isinstance(value, bytes):
-            self.unfolded += len(value)
-            if self.unfolded > self.offset:
-                raise ValueError("it unfolds to far more than its own size")
-        return value
+        if len(arguments) > MOST_ARGUMENTS:
+            raise ValueError(f"it calls something with {len(arguments):,} arguments")
+        self.unfold(sum(len(one) for one in arguments if isinstance(one, str | list | tuple)))
+        return maker.build(*arguments)
 
     def build(self, _: Any) -> None:
         """Give the state on top to the value below it."""
@@ -374,9 +406,20 @@ class Machine:
         shell = self.stack.pop()
         if not isinstance(shell, Unbuilt) or shell.is_finished:
             raise ValueError("it gives a state to something that has none")
-        shell.value = shell.finish(state)
+        shell.value = self.filled(shell, state)
         shell.is_finished = True
         self.stack.append(shell.value)
+
+    def filled(self, shell: Unbuilt, state: Any) -> Any:
+        """The value of a shell with its state."""
+        if isinstance(state, tuple) and state and isinstance(state[-1], str):
+            self.unfold(len(state[-1]))  # the bytes of an array as a text, which are encoded
+        return shell.finish(state)
+
+
+def is_plain_key(key: Any) -> bool:
+    """Whether it is a plain value that is hashed in a time, and to a hash, that a file cannot choose."""
+    return isinstance(key, PLAIN_KEYS) and not (isinstance(key, int) and abs(key) > MOST_OF_INTEGER_KEY)
 
 
 def finished(values: list[Any]) -> list[Any]:

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from sightline.config.printable import printable
-from sightline.files.safe_pickle import PLAIN_KEYS, Constructor, Machine, Unbuilt, finished
+from sightline.files.safe_pickle import Constructor, Machine, PickleRefusedError, Unbuilt, finished, is_plain_key
+
+MOST_PARTS_OF_KEY = 16
+"""Of a tuple that is the key of a dictionary."""
 
 
 @dataclass(eq=False, slots=True, repr=False)
@@ -21,7 +24,9 @@ class Foreign:
     name: str
     """``module.Class`` of the object, or the function that would have made it."""
     arguments: tuple[Any, ...] | None
-    """What the class or function would have been called with; None for the class or function itself."""
+    """What the class or function would have been called with; None for the class or function itself. Where the result
+    of another call would have been called: the note of that call, and the tuple of arguments. Keywords likewise stand
+    behind the tuple. Nothing is copied, as one tuple may be the arguments of many."""
     state: Any = None
     """What the object would have been given afterwards, most often a dictionary of its attributes."""
     elements: list[Any] = field(default_factory=list)
@@ -51,13 +56,14 @@ class TolerantMachine(Machine):
     def is_key(self, key: Any) -> bool:
         """Also notes, which are told by their place in memory, and flat tuples."""
         if type(key) is tuple:
-            return all(isinstance(part, PLAIN_KEYS) for part in key)
-        return isinstance(key, (*PLAIN_KEYS, Foreign))
+            return len(key) <= MOST_PARTS_OF_KEY and all(map(is_plain_key, key))
+        return isinstance(key, Foreign) or is_plain_key(key)
 
     def unknown(self, module: Any, name: Any) -> Foreign:
         """The name alone."""
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("it asks for a name that is no text")
+        self.unfold(len(module) + len(name))
         return Foreign(f"{module}.{name}", None)
 
     def made(self, maker: Any, arguments: Any) -> Any:
@@ -65,10 +71,11 @@ class TolerantMachine(Machine):
         if not isinstance(arguments, tuple):
             raise ValueError("it calls something without arguments")
         if isinstance(maker, Foreign):
-            is_name = maker.arguments is None
-            return Foreign(maker.name, tuple(finished([*([] if is_name else [maker]), *arguments])))
+            return Foreign(maker.name, arguments if maker.arguments is None else (maker, arguments))
         try:
             return super().made(maker, arguments)
+        except PickleRefusedError:
+            raise
         except (ValueError, TypeError):
             if not isinstance(maker, Constructor) or maker.is_needed:
                 raise
@@ -83,7 +90,7 @@ class TolerantMachine(Machine):
         keywords, arguments = self.stack.pop(), self.stack.pop()
         if type(keywords) is not dict or type(arguments) is not tuple:
             raise ValueError("it calls something without arguments")
-        self.new_object((*arguments, keywords) if keywords else arguments)
+        self.new_object((arguments, keywords) if keywords else arguments)
 
     def object_of_mark(self, name: Any) -> None:
         """An instance of protocols 0 and 1, whose class stands in the opcode or first on the stack."""
@@ -93,7 +100,7 @@ class TolerantMachine(Machine):
         else:
             self.named(*name.split(" ", 1))
             maker = self.stack.pop()
-        self.stack.append(self.made(maker, tuple(values)))
+        self.stack.append(self.made(maker, tuple(finished(values))))
 
     def build(self, _: Any) -> None:
         """The state of what needs none, such as the attributes of a table, is left out."""
@@ -102,7 +109,9 @@ class TolerantMachine(Machine):
         if isinstance(shell, Unbuilt) and not shell.is_finished:
             shell.is_finished = True
             try:
-                shell.value = shell.finish(state)
+                shell.value = self.filled(shell, state)
+            except PickleRefusedError:
+                raise
             except (ValueError, TypeError):
                 shell.value = Foreign("numpy.ndarray", (), state)
             shell = shell.value
@@ -140,8 +149,8 @@ class TolerantMachine(Machine):
 
 def set_of(values: Any) -> set[Any]:
     """Plain values without an order. Raises ValueError for others, whose hashes may take long."""
-    if not isinstance(values, list | tuple) or not all(isinstance(value, PLAIN_KEYS) for value in values):
-        raise ValueError("a set holds something that is no text and no number")
+    if not isinstance(values, list | tuple) or not all(map(is_plain_key, values)):
+        raise ValueError("a set holds something that is no text and no usual number")
     return set(values)
 
 

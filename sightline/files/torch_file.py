@@ -44,6 +44,8 @@ MOST_PICKLED = 1 << 28
 MOST_ELEMENTS = 1 << 62
 """Of a tensor, sides of 0 counted as 1; PyTorch counts in 64 bits."""
 CHUNK = 1 << 20
+MOST_OF_KEY = 80
+"""Letters of the key of a storage."""
 
 DTYPES: Mapping[str, torch.dtype] = {
     "FloatStorage": torch.float32,
@@ -302,7 +304,7 @@ def _parts_of_id(key: object) -> tuple[torch.dtype, str, int, object]:
     if not isinstance(kind, Constructor) or kind.name not in DTYPES:
         name = kind.name if isinstance(kind, Foreign) else "none"
         raise _BrokenError(f"storages of the type {printable(name, limit=80)} are not read")
-    if not isinstance(name, str) or not _is_count(count):
+    if not isinstance(name, str) or len(name) > MOST_OF_KEY or not _is_count(count):
         raise _BrokenError("a storage has no key or no size")
     return DTYPES[kind.name], printable(name, limit=80), count, key[5] if len(key) == 6 else None
 
@@ -342,7 +344,7 @@ def _machine(storage: Callable[[object], Any], file_bytes: int) -> TolerantMachi
         """``_rebuild_tensor_v2``: requires_grad, hooks and a table of lazy conjugation may follow."""
         if not isinstance(storage, _Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
             raise _BrokenError("a tensor has no storage or no shape")
-        if not all(map(_is_count, (offset, *size, *stride))) or len(size) != len(stride) or len(size) > 64:
+        if len(size) != len(stride) or len(size) > 64 or not all(map(_is_count, (offset, *size, *stride))):
             raise _BrokenError("a tensor has an impossible shape or stride")
         if len(rest) > 2 and rest[2]:
             raise _BrokenError("a tensor is conjugated or negated lazily, which is not read")

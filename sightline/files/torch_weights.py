@@ -14,12 +14,12 @@ AVERAGED = ("ema", "state_dict_ema", "model_ema", "ema_state_dict", "params_ema"
 """Keys under which files keep averaged weights."""
 LIVE = ("state_dict", "model", "model_state", "model_state_dict", "weights", "params", "net", "network")
 """Keys under which files keep weights, the likeliest first."""
-MOST_MODULES = 100_000
-"""Modules of a pickled model that are visited: one may stand in many places of a file of a few bytes."""
+MOST_PARTS = 200_000
+"""Modules and tensors of a pickled model that are visited: one may stand in many places of a file of a few bytes."""
 MOST_DEPTH = 100
 """Modules within modules."""
 MOST_LETTERS = 1000
-"""Of the name of a module."""
+"""Of the name of a module or tensor."""
 MOST_NAMES = 8
 """Names of foreign classes that are told."""
 
@@ -109,12 +109,16 @@ def _tensors_of_module(root: Foreign) -> Iterator[tuple[str, Tensor]]:
     visited = 0
     while waiting:
         prefix, module, depth = waiting.pop()
-        visited += 1
-        if visited > MOST_MODULES or depth > MOST_DEPTH or len(prefix) > MOST_LETTERS:
-            raise WeightsError("the model in it has more parts than a model has, or is a part of itself")
         state = module.state if isinstance(module, Foreign) else None
         if not isinstance(state, dict):
             continue
+        tables = [_table_of(state.get(key)) or {} for key in ("_parameters", "_buffers", "_modules")]
+        visited += sum(map(len, tables))
+        longest = max((len(name) for table in tables for name in table if isinstance(name, str)), default=0)
+        if visited > MOST_PARTS or depth > MOST_DEPTH or len(prefix) + longest > MOST_LETTERS:
+            raise WeightsError(
+                "the model in it has more parts or longer names than a model has, or is a part of itself"
+            )
         passing = state.get("_non_persistent_buffers_set")
         passing = passing if isinstance(passing, set) else set()
         for part in ("_parameters", "_buffers"):

@@ -23,7 +23,6 @@ from sightline.data.transforms.class_augment import ClassAugmentConfig
 from sightline.data.world.config import EmbeddedCropsConfig
 from sightline.data.world.embedded import embedded_crops
 from sightline.engine.distributed.processes import WHOLE, Share
-from sightline.engine.evaluation import is_loss
 from sightline.engine.finding import DataReview
 from sightline.engine.run_config import PathText, Problem, RunConfig
 from sightline.engine.task import Task
@@ -32,9 +31,6 @@ from sightline.tasks.classification import Classification
 from sightline.tasks.classification_model import ClassificationModel
 from sightline.tasks.operations import count_operations
 from sightline.tasks.shape_trial import needs_two_images, refusal_of_shape
-
-SMALLER_IS_BETTER = ("nll", "ece")
-"""Of the figures of an evaluation; the others are better the larger they are."""
 
 
 class ClassDataConfig(ImageDataConfig):
@@ -86,6 +82,7 @@ class ClassificationRun(ImageRun, abc.ABC):
         *RunConfig.evaluation_keys, "image_size", "eval_batch_size", "data", "model", "normalize", "crop_ratio",
     )  # fmt: skip
     headline: ClassVar[tuple[str, ...]] = ("top1", "top5")
+    smaller_is_better: ClassVar[tuple[str, ...]] = ("nll", "ece")
     kept_for_world: ClassVar[tuple[str, ...]] = ("format", "class_names", "val_fraction")
 
     image_size: Annotated[int, Field(ge=8, le=2048)] = 224
@@ -102,17 +99,6 @@ class ClassificationRun(ImageRun, abc.ABC):
     def _channels_agree(self) -> Self:
         if self.data.grey and len(self.normalize.mean) == 3:
             raise ValueError("data.grey=true gives one channel: give normalize.mean and normalize.std one number each")
-        return self
-
-    @model_validator(mode="after")
-    def _best_is_the_better(self) -> Self:
-        for key, by in self.deciding().items():
-            if (
-                by.direction == "max"
-                and by.metric is not None
-                and (by.metric in SMALLER_IS_BETTER or is_loss(by.metric))
-            ):
-                raise ValueError(f"{key}.metric={by.metric} is better the smaller it is: add {key}.direction=min")
         return self
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from sightline.config.errors import RunError
+from sightline.config.figures import better_direction, is_loss
 from sightline.config.printable import printable
 from sightline.config.safe_file import FileReadError, read_regular_file
 from sightline.config.safe_yaml import YamlError, parse_yaml
@@ -51,10 +52,11 @@ class RunFiles:
     def best_row(self) -> Row | None:
         """The evaluation that the run itself (``evaluate.best`` of its configuration) calls best."""
         by = self._best_by()
-        sign = -1 if by.get("direction") == "min" else 1
         best, found = -np.inf, None
         for row in self._evaluations():
-            value = row.values.get(str(by.get("metric") or next(iter(row.values))))
+            name = str(by.get("metric") or next(iter(row.values)))
+            direction = by.get("direction") or better_direction(name, self.record.smaller_is_better)
+            value, sign = row.values.get(name), -1 if direction == "min" else 1
             if value is None or not np.isfinite(value):
                 continue
             if sign * value > best or (sign * value == best and by.get("ties") == "latest"):
@@ -70,7 +72,7 @@ class RunFiles:
 
     def _evaluations(self) -> list[Row]:
         """Rows of evaluations that predicted something: a pass of ``evaluate.cycle`` measures losses alone."""
-        return [row for row in self.rows if row.kind == "eval" and not all(map(_is_loss, row.values))]
+        return [row for row in self.rows if row.kind == "eval" and not all(map(is_loss, row.values))]
 
     def _best_by(self) -> dict[str, Any]:
         """``metric``, ``direction`` and ``ties``, as far as the configuration can be read."""
@@ -146,11 +148,6 @@ def series(rows: Sequence[Row], kind: str) -> Series:
             steps.append(row.step)
             values.append(float("nan") if value is None else value)
     return {name: (np.array(steps), np.array(values)) for name, (steps, values) in columns.items()}
-
-
-def _is_loss(name: str) -> bool:
-    """Whether a value is a loss by its name: ``loss`` or ``loss/...``."""
-    return name.partition("/")[0] == "loss"
 
 
 def _bytes(path: Path, limit: int, notes: list[str]) -> bytes:

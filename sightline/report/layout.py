@@ -97,6 +97,7 @@ class RunRecord(Record):
 
     recipe: str = ""
     configuration: str = ""
+    smaller_is_better: tuple[str, ...] = ()
     sessions: tuple[Session, ...] = ()
 
 

@@ -224,6 +224,22 @@ def test_losses_beside_figures_come_after_them_and_may_decide_the_best_checkpoin
     assert (tmp_path / "run" / "checkpoints" / "best").read_text() == "step_00000006\n"
 
 
+def test_the_best_loss_is_the_smallest_unless_the_run_says_otherwise(tmp_path):
+    session(toy_run(evaluate={"loss": True, "best": {"metric": "loss"}}), tmp_path / "run")  # the losses fall
+    assert (tmp_path / "run" / "checkpoints" / "best").read_text() == "step_00000024\n"
+
+
+def test_a_run_may_name_figures_that_are_better_small():
+    class Errors(ToyRun):
+        smaller_is_better = ("error",)
+
+    rules = [{"rule": "best", "by": {"metric": "error", **said}} for said in ({}, {"direction": "max"})]
+    config = Errors(**toy_run(evaluate={"best": {"metric": "error"}}, checkpoint={"keep": rules}).model_dump())
+    assert config.best.direction == "min"
+    assert [rule.by.direction for rule in config.kept_checkpoints.keep] == ["min", "max"]
+    assert config.evaluate.best.direction is None  # written as it was given, so that another metric has its own
+
+
 def test_losses_alone_neither_decide_the_best_checkpoint_nor_replace_the_last_figures(tmp_path):
     config = toy_run(
         evaluate={"every_epochs": 2, "cycle": [["train", 1], ["val", 1]]}, checkpoint={"keep": [{"rule": "all"}]}

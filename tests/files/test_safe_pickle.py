@@ -17,11 +17,10 @@ from tests.faults.hostile import Payload
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
+KEYS = st.integers(-(1 << 64), 1 << 64)
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: (
-        st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers() | st.binary(), inner)
-    ),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | KEYS | st.binary(), inner),
     max_leaves=20,
 )
 
@@ -142,6 +141,32 @@ def test_a_text_cannot_be_unfolded_again_and_again():
     once = b"h\x00h\x01\x85R0"  # encode(text), dropped
     data = b"\x80\x02c_codecs\nencode\nq\x00" + text + b"q\x01" + once * 10_000 + b"."
     with pytest.raises(PickleRefusedError, match="unfolds"):
+        read_pickle(data)
+
+
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01"
+BYTES = b"cnumpy\ndtype\nU\x02u1\x85R(K\x03U\x01|NNNtb"
+SAME_HASH = (1 << 61) - 1
+BOMBS = {
+    "the same text as many arrays": (
+        b"X\x10'\0\0" + b"a" * 10_000 + b"q\x010](" + (ARRAY + b"M\x10'\x85" + BYTES + b"\x89h\x01tb") * 200 + b"e.",
+        "unfolds",
+    ),
+    "a name of a type that is vast when shown": (
+        b"cnumpy\ndtype\nN" + b"2\x86" * 60 + b"\x85R(K\x03U\x01|NNNtb.", "is a tuple, not a text"
+    ),
+    "sides of a million digits": (ARRAY + b"\x8a\xff" + b"\x01" * 255 + b"\x85" + BYTES + b"\x89U\0tb.", "impossible"),
+    "keys of one hash": (b"}\x8a\x0b" + (1000 * SAME_HASH).to_bytes(11, "little") + b"Ns.", "no usual number"),
+    "a memo of keys of one hash": (b"Np%d\n." % (1000 * SAME_HASH), "impossible place"),
+    "the name of a function without end": (b"c" + b"a" * 1001 + b"\nb\n.", "more than 1,000 letters"),
+    "a call with countless arguments": (b"cnumpy\ndtype\n(" + b"N" * 100 + b"tR.", "100 arguments"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_takes_more_time_or_memory_than_its_size_is_refused(name):
+    data, words = BOMBS[name]
+    with pytest.raises(PickleRefusedError, match=words):
         read_pickle(data)
 
 

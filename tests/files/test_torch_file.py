@@ -235,7 +235,7 @@ def test_chains_of_calls_stay_notes(tmp_path):
     )
     value = read_torch_file(container(tmp_path, data))["a"]
     assert value.name == "builtins.getattr"
-    assert value.arguments[0].name == "builtins.getattr" and value.arguments[1] == "touch RAN"
+    assert value.arguments[0].name == "builtins.getattr" and value.arguments[1] == ("touch RAN",)
     assert value.arguments[0].arguments[0].name == "builtins.__import__"
 
 
@@ -367,6 +367,16 @@ def test_a_model_that_is_a_part_of_itself_is_refused():
         model.state["_modules"]["a"].state.setdefault("_modules", {})
     with pytest.raises(WeightsError, match="more parts"):
         find_weights(model)
+
+
+def test_a_table_of_tensors_in_many_modules_is_refused():
+    table = {str(number): torch.ones(1) for number in range(1000)}
+    inner = Foreign("x.Module", (), {"_parameters": table})
+    with pytest.raises(WeightsError, match="more parts"):
+        find_weights(Foreign("x.Module", (), {"_parameters": {}, "_modules": {str(n): inner for n in range(300)}}))
+    long = {"a" * 1001: torch.ones(1)}
+    with pytest.raises(WeightsError, match="more parts"):
+        find_weights(Foreign("x.Module", (), {"_parameters": long}))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"PK\x03\x04" + bytes(100), b"no", pickle.dumps({"a": 1})])

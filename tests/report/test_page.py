@@ -220,7 +220,8 @@ def evaluating(**best):
         (evaluating(), 100),
         (evaluating(ties="latest"), 250),
         (evaluating(metric="AP", direction="min"), 200),
-        (evaluating(metric="loss", direction="min"), 200),
+        (evaluating(metric="loss"), 200),
+        (evaluating(metric="loss", direction="max"), 100),
     ],
 )
 def test_the_best_evaluation_is_the_one_that_the_configuration_asks_for(tmp_path, config, best_step):
@@ -240,7 +241,7 @@ def test_the_best_evaluation_is_the_one_that_the_configuration_asks_for(tmp_path
     ("config", "best_step", "main_figure"),
     [
         (evaluating(), 200, "AP"),
-        (evaluating(metric="loss", direction="min"), 200, "loss"),
+        (evaluating(metric="loss"), 200, "loss"),
     ],
 )
 def test_passes_that_measure_losses_alone_are_no_evaluations(tmp_path, config, best_step, main_figure):

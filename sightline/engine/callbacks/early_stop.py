@@ -70,7 +70,8 @@ class EarlyStop(Callback):
         if report.losses_only and self.by.metric not in report.metrics:
             return
         self._figure, value = figure_of(self.by, report.metrics, what="early stopping")
-        gain = math.inf if self.best is None else value - self.best if self.by.direction == "max" else self.best - value
+        sign = 1 if self.by.direction_of(self._figure) == "max" else -1
+        gain = math.inf if self.best is None else sign * (value - self.best)
         if not math.isnan(value) and gain > self.config.min_delta:
             self.best, self.best_step, self.waited = value, report.step, 0
         else:

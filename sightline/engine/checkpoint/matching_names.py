@@ -13,6 +13,8 @@ MOST_PREFIXES = 64
 """Of each side that are tried: those of the most names."""
 MOST_PARTS = 5
 """Of a prefix that not all names share."""
+MOST_SHARED = 32
+"""Parts of a prefix that all names share."""
 
 Shapes = set[tuple[str, tuple[int, ...]]]
 """Names without a prefix, with their shapes."""
@@ -37,7 +39,7 @@ def match_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple
     their_shapes = {off: _without(given, off) for off in _prefixes(given)}
     our_shapes = {on: _without(own, on) for on in _prefixes(own)}
     counts = {(off, on): len(o & t) for off, t in their_shapes.items() for on, o in our_shapes.items()}
-    sure = [(off, on) for off in _leading(shared_parts(given)) for on in _leading(shared_parts(own))]
+    sure = [(off, on) for off in _shared_prefixes(given) for on in _shared_prefixes(own)]
     off, on = max(sure, key=lambda pair: counts[pair])
     most = max(counts.values())
     if most > counts[off, on] and most >= max(2, (min(len(own), len(given)) + 1) // 2):
@@ -58,10 +60,14 @@ def _matched(own: Mapping[str, Tensor], given: Mapping[str, Tensor], off: str, o
 def _prefixes(names: Iterable[str]) -> list[str]:
     """Leading parts of the names, each with its last dot: nothing, what all share, and the most frequent ones."""
     names = list(names)
-    shared = _leading(shared_parts(names))
+    shared = _shared_prefixes(names)
     counts = Counter(one for name in names for one in _leading(tuple(name.split(".")[:-1][:MOST_PARTS])))
     often = sorted(counts, key=lambda one: (-counts[one], one.count("."), one))[:MOST_PREFIXES]
     return list(dict.fromkeys([*shared, *often]))
+
+
+def _shared_prefixes(names: Iterable[str]) -> list[str]:
+    return _leading(shared_parts(names)[:MOST_SHARED])
 
 
 def _leading(parts: tuple[str, ...]) -> list[str]:

@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from sightline.config.base import Config
 from sightline.config.errors import ConfigError, did_you_mean
+from sightline.config.figures import Direction, better_direction
 from sightline.config.printable import counted
 
 
@@ -20,10 +21,15 @@ class BestBy(Config):
 
     metric: str | None = None
     """Name of the figure; without one, the first that the task's metric reports."""
-    direction: Literal["max", "min"] = "max"
-    """Whether a larger (max) or smaller (min) value is better."""
+    direction: Direction | None = None
+    """Whether a larger (max) or smaller (min) value is better. When left out, min for losses and for the figures of
+    which the task knows it (a classifier's nll and ece), else max."""
     ties: Literal["earliest", "latest"] = "earliest"
     """Which of two equal checkpoints is the better one."""
+
+    def direction_of(self, figure: str) -> Direction:
+        """Which value of the figure that decides is better. Of a run, ``RunConfig.meaning_of`` comes before it."""
+        return self.direction or better_direction(figure)
 
 
 class KeepLast(Config):
@@ -138,11 +144,11 @@ class Saved:
 
 def ranked(saved: Sequence[Saved], by: BestBy) -> list[Saved]:
     """Best first; checkpoints without the figure, or where it is NaN or infinite, are left out."""
-    sign = -1 if by.direction == "max" else 1
     age = 1 if by.ties == "earliest" else -1
     found = []
     for one in saved:
-        value = one.metrics.get(_name(by, one.metrics), math.nan)
+        name = _name(by, one.metrics)
+        value, sign = one.metrics.get(name, math.nan), -1 if by.direction_of(name) == "max" else 1
         if math.isfinite(value):
             found.append((sign * value, age * one.step, one))
     return [one for _, _, one in sorted(found, key=lambda entry: entry[:2])]
@@ -284,4 +290,5 @@ def _name(by: BestBy, metrics: Mapping[str, float]) -> str:
 
 
 def _note(by: BestBy, one: Saved) -> str:
-    return f"{by.direction} {_name(by, one.metrics)}, {by.ties} first"
+    name = _name(by, one.metrics)
+    return f"{by.direction_of(name)} {name}, {by.ties} first"

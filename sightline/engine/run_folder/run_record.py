@@ -82,6 +82,8 @@ class RunRecord(Config):
     recipe: str = ""
     configuration: str = ""
     """The class of the run's configuration, with its module."""
+    smaller_is_better: tuple[str, ...] = ()
+    """Figures of its evaluation, beside losses, that are better the smaller they are."""
     sessions: tuple[Session, ...] = Field(min_length=1)
 
     @property
@@ -96,6 +98,7 @@ def start_session(
     command: Sequence[str] | None = None,
     recipe: str = "",
     configuration: str = "",
+    smaller_is_better: Sequence[str] = (),
     devices: Sequence[str] = (),
     from_step: int = 0,
     processes: int = 1,
@@ -109,6 +112,7 @@ def start_session(
         command: The command line; this process's own by default.
         recipe: Name of the recipe of a new run.
         configuration: The class of its configuration, with its module.
+        smaller_is_better: Figures of its evaluation, beside losses, that are better the smaller they are.
         devices: Names of the devices.
         from_step: Steps that were taken before.
         processes: How many train together.
@@ -138,7 +142,12 @@ def start_session(
     sessions = (*before.sessions, session) if before else (session,)
     if before is not None:
         recipe, configuration = before.recipe, before.configuration
-    record = RunRecord(recipe=recipe, configuration=configuration, sessions=sessions)
+    record = RunRecord(
+        recipe=recipe,
+        configuration=configuration,
+        smaller_is_better=tuple(smaller_is_better),
+        sessions=sessions,
+    )
     _write(path, record)
     return record
 

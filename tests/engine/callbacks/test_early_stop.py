@@ -58,7 +58,7 @@ def test_its_own_figure_wins_over_that_of_the_best_checkpoint():
 
 def test_losses_measured_alone_count_only_where_a_loss_is_looked_at():
     assert told(EarlyStop(EarlyStoppingConfig(patience=1), BestBy()), [1.0, 2.0], name="loss", losses_only=True) is None
-    by = BestBy(metric="loss", direction="min")
+    by = BestBy(metric="loss")
     assert (
         told(EarlyStop(EarlyStoppingConfig(patience=1, by=by), BestBy()), [1.0, 2.0], name="loss", losses_only=True)
         == 2

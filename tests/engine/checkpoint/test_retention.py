@@ -93,6 +93,16 @@ def test_equal_figures_rank_by_age_as_asked():
     assert [one.epoch for one in ranked(saved, BestBy(direction="min"))] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    "figure, direction, best",
+    [("AP", None, 2), ("loss", None, 1), ("loss/box", None, 1), ("lossless", None, 2), ("loss", "max", 2)],
+)
+def test_losses_are_better_small_and_other_figures_large_where_nothing_else_is_said(figure, direction, best):
+    saved = [Saved(1, metrics={figure: 0.1}), Saved(2, metrics={figure: 0.2})]
+    for metric in (None, figure):  # by its place, and by its name
+        assert ranked(saved, BestBy(metric=metric, direction=direction))[0].step == best
+
+
 def test_a_checkpoint_in_the_middle_of_an_epoch_is_no_epoch_checkpoint():
     saved = [Saved(5, 2, False), Saved(10, 2, False), Saved(20, 3, True)]
     config = CheckpointConfig(keep=(KeepEveryEpochs(every=2), KeepEpochs(epochs=(2,))))
