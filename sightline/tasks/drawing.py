@@ -63,7 +63,13 @@ def _ascii(text: str) -> str:
 
 
 SHOWN_SIDE = 192
-"""Least height and width at which small pictures are shown, pixels."""
+"""Least height and width at which small pictures are shown, pixels, ..."""
+MOST_SIDE = 2048
+"""... unless the other side would become longer than this."""
+HIGHEST_BAND = 256
+"""Pixels."""
+SMALLEST_TEXT = 0.2
+"""Text is not written smaller than by this factor of the font; then it is cut off."""
 GREEN, RED, GREY = (42, 157, 87), (230, 57, 70), (60, 60, 60)
 
 
@@ -74,15 +80,20 @@ def captioned(pixels: Pixels, lines: Sequence[tuple[str, tuple[int, int, int]]])
         pixels: (H, W, 3) RGB.
         lines: Texts and colours.
     """
-    factor = max(1, math.ceil(SHOWN_SIDE / max(1, min(pixels.shape[:2]))))
+    short, long = max(1, min(pixels.shape[:2])), max(pixels.shape[:2])
+    factor = max(1, min(math.ceil(SHOWN_SIDE / short), MOST_SIDE // long))
     large = np.repeat(np.repeat(pixels, factor, axis=0), factor, axis=1)
-    height, width = max(16, large.shape[1] // 12), large.shape[1]
+    width = large.shape[1]
+    height = min(max(16, width // 12), HIGHEST_BAND)
     bands = [large]
     for text, colour in lines:
         band = np.full((height, width, 3), colour, np.uint8)
         words, scale = _ascii(text), height / 34
-        (length, _), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        scale *= min(1.0, (width - 6) / max(length, 1))
+        while words and cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0] > width - 6:
+            if scale > SMALLEST_TEXT:
+                scale *= 0.9
+            else:
+                words = words[:-1]
         place = (3, round(height * 0.72))
         cv2.putText(band, words, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
         bands.append(band)

@@ -299,3 +299,8 @@ def test_batch_norm_of_a_single_cell_needs_two_images():
     assert not needs_two_images(network, (3, 6, 5))
     assert not needs_two_images(network, (3, 4, 4)), "no number of images fits"
     assert not needs_two_images(nn.Conv2d(3, 4, 5), (3, 5, 5))
+
+
+def test_a_thin_picture_is_not_enlarged_without_limit():
+    assert captioned(np.zeros((2, 12_000, 3), np.uint8), [("a long caption " * 9, GREY)]).shape == (2 + 256, 12_000, 3)
+    assert captioned(np.zeros((1, 40, 3), np.uint8), [("car", GREY)]).shape[1] == 40 * 51
