@@ -82,6 +82,8 @@ def import_bmxnet(
     refuse_taken(path, force=force)
     config = _classifier(recipe, changes, data)
     arrays = read_params(source)
+    with source.open("rb") as parameters:
+        digest = hashlib.file_digest(parameters, "sha256").hexdigest()
     names, notes = _class_names(config, arrays, source)
     task = config.image_model(names).classifier
     try:
@@ -102,7 +104,7 @@ def import_bmxnet(
         step=0,
         epoch=0,
         metrics={},
-        source_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        source_sha256=digest,
     )
     written = write_file(path, header, task.state_dict())
     return Imported(**vars(written), match=match, class_names=names, notes=notes)

@@ -7,6 +7,10 @@ cosine is at 0 in the last two.
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar
+
 from torch import nn
 
 from sightline.data.transforms.class_augment import ClassAugmentConfig
@@ -32,44 +36,43 @@ NO_GATE = 1e9
 """A threshold that no activation reaches."""
 
 
-class LeNetRun(ClassificationRun):
+class _FewBitsRun(ClassificationRun, abc.ABC):
+    """A run of a network of a few bits: all of them are built from the same arguments."""
+
+    network: ClassVar[Callable[..., nn.Module]]
+    model: Any
+
+    def build_network(self, num_classes: int) -> nn.Module:
+        """The network with fresh weights."""
+        return type(self).network(self.model, num_classes, image_size=self.image_size, in_channels=self.channels)
+
+
+class LeNetRun(_FewBitsRun):
     """A run of LeNet, binary or not."""
 
+    network = LeNet
     model: LeNetConfig = LeNetConfig()
 
-    def build_network(self, num_classes: int) -> nn.Module:
-        """LeNet with fresh weights."""
-        return LeNet(self.model, num_classes, image_size=self.image_size, in_channels=self.channels)
 
-
-class BinaryResNetRun(ClassificationRun):
+class BinaryResNetRun(_FewBitsRun):
     """A run of a binary ResNet."""
 
+    network = BinaryResNet
     model: BinaryResNetConfig = BinaryResNetConfig()
 
-    def build_network(self, num_classes: int) -> nn.Module:
-        """The network with fresh weights."""
-        return BinaryResNet(self.model, num_classes, image_size=self.image_size, in_channels=self.channels)
 
-
-class BinaryDenseNetRun(ClassificationRun):
+class BinaryDenseNetRun(_FewBitsRun):
     """A run of a binary DenseNet."""
 
+    network = BinaryDenseNet
     model: BinaryDenseNetConfig = BinaryDenseNetConfig()
 
-    def build_network(self, num_classes: int) -> nn.Module:
-        """The network with fresh weights."""
-        return BinaryDenseNet(self.model, num_classes, image_size=self.image_size, in_channels=self.channels)
 
-
-class MeliusNetRun(ClassificationRun):
+class MeliusNetRun(_FewBitsRun):
     """A run of a MeliusNet."""
 
+    network = MeliusNet
     model: MeliusNetConfig = MeliusNetConfig()
-
-    def build_network(self, num_classes: int) -> nn.Module:
-        """The network with fresh weights."""
-        return MeliusNet(self.model, num_classes, image_size=self.image_size, in_channels=self.channels)
 
 
 def lenet() -> LeNetRun:

@@ -1,5 +1,7 @@
 """The classifiers that are not binary: our small one, and those of torchvision and timm by their names."""
 
+import sys
+
 import pytest
 import torch
 from torchvision import models
@@ -86,12 +88,10 @@ def test_a_wrong_name_is_told_with_the_nearest():
         TorchvisionConfig(name="resnet81")
 
 
-def test_without_timm_its_models_name_the_extra():
-    try:
-        import timm  # noqa: F401
-    except ImportError:
-        with pytest.raises(ConfigError, match=r"pip install 'sightline\[timm\]'"):
-            build_timm(TimmConfig(), num_classes=2, in_channels=3, image_size=32)
+def test_without_timm_its_models_name_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
+    with pytest.raises(ConfigError, match=r"pip install 'sightline\[timm\]'"):
+        build_timm(TimmConfig(), num_classes=2, in_channels=3, image_size=32)
 
 
 def test_models_of_timm_take_any_number_of_channels_and_classes():
