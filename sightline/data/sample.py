@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from sightline.ops.boxes2d import BoxTargets
+from sightline.ops.boxes3d import BoxTargets3D
+from sightline.ops.point_clouds import PointClouds
 
 Array = np.ndarray[Any, Any]
 
@@ -139,12 +141,78 @@ class ClassBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class PointBatch:
+    """Point clouds with all their boxes, flat; LiDAR frame, as the augmentation left them."""
+
+    points: Tensor
+    """(P, F) float32: x, y, z in metres, intensity in [0, 1], and what else the data has."""
+    point_counts: tuple[int, ...]
+    """(B,) points of each cloud."""
+    boxes3d: Tensor
+    """(M, C) float32, as in ``ops.boxes3d``."""
+    labels: Tensor
+    """(M,) int64."""
+    box_counts: tuple[int, ...]
+    """(B,) boxes of each cloud."""
+    sample_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Number of clouds."""
+        return len(self.sample_ids)
+
+    def to(self, device: torch.device) -> PointBatch:
+        """The same batch on ``device``."""
+        return replace(
+            self,
+            points=self.points.to(device, non_blocking=True),
+            boxes3d=self.boxes3d.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+        )
+
+    def part(self, first: int, end: int) -> PointBatch:
+        """The clouds ``first .. end - 1`` and their boxes; nothing is copied."""
+        points = slice(sum(self.point_counts[:first]), sum(self.point_counts[:end]))
+        boxes = slice(sum(self.box_counts[:first]), sum(self.box_counts[:end]))
+        return PointBatch(
+            points=self.points[points],
+            point_counts=self.point_counts[first:end],
+            boxes3d=self.boxes3d[boxes],
+            labels=self.labels[boxes],
+            box_counts=self.box_counts[first:end],
+            sample_ids=self.sample_ids[first:end],
+        )
+
+    @property
+    def clouds(self) -> PointClouds:
+        """The points as the models take them."""
+        return PointClouds(self.points, self.point_counts)
+
+    @property
+    def targets(self) -> BoxTargets3D:
+        """The true boxes as the models take them."""
+        return BoxTargets3D(self.boxes3d, self.labels, self.box_counts)
+
+
+@dataclass(frozen=True, slots=True)
 class BoxPrediction:
     """Detections of one image in pixels of the image file, best first; on the CPU."""
 
     sample_id: int
     boxes_xyxy: Tensor
     """(N, 4) float32."""
+    scores: Tensor
+    """(N,) float32 in [0, 1]."""
+    labels: Tensor
+    """(N,) int64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box3DPrediction:
+    """Detections in one point cloud, LiDAR frame, best first; on the CPU."""
+
+    sample_id: int
+    boxes3d: Tensor
+    """(N, C) float32, as in ``ops.boxes3d``."""
     scores: Tensor
     """(N,) float32 in [0, 1]."""
     labels: Tensor

@@ -1,0 +1,151 @@
+"""LiDAR frames of one split with their true boxes, in flat arrays.
+
+Letters: N frames, M objects, K classes. All objects that the files list are here, those of classes that are not trained
+and regions without labels (KITTI's DontCare) too: an evaluation needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sightline.data.annotations import Fault, Floats, Ints, PackedStrings, SmallInts
+from sightline.ops.frames import Calibration
+
+
+@dataclass(frozen=True, eq=False)
+class LidarAnnotations:
+    """Frames of one split with all objects, in flat arrays that nobody may write to."""
+
+    class_names: tuple[str, ...]
+    """(K,) classes that are trained, in the order of the labels."""
+    frame_ids: PackedStrings
+    """(N,) what the data set calls each frame, such as ``000123``."""
+    point_paths: PackedStrings
+    """(N,) files of points."""
+    image_paths: PackedStrings
+    """(N,) pictures of the camera; an empty text where there is none."""
+    sizes_hw: SmallInts
+    """(N, 2) pixels of the pictures; (0, 0) where there is none."""
+    image_from_rect: Floats
+    """(N, 3, 4) float32; this and the next two as in ``ops.frames.Calibration``."""
+    rect_from_camera: Floats
+    """(N, 3, 3) float32."""
+    camera_from_lidar: Floats
+    """(N, 3, 4) float32."""
+    planes: Floats
+    """(N, 4) float64: a, b, c, d of the ground a x + b y + c z + d = 0 in the rect frame; NaN where none is known."""
+    offsets: Ints
+    """(N + 1,) the objects of frame i are rows ``offsets[i]`` to ``offsets[i + 1]``."""
+    type_names: tuple[str, ...]
+    """All types of objects that the files name."""
+    types: SmallInts
+    """(M,) into ``type_names``."""
+    labels: SmallInts
+    """(M,) in 0..K-1; -1 for what is not trained."""
+    boxes3d: Floats
+    """(M, 7) float64 as in ``ops.boxes3d``, LiDAR frame; of DontCare without meaning."""
+    boxes_camera: Floats
+    """(M, 7) float64 as the file has them: x, y, z of the middle of the bottom, rect frame; length, height, width;
+    rotation around the camera's y axis."""
+    boxes_xyxy: Floats
+    """(M, 4) float64, pixels of the picture."""
+    alphas: Floats
+    """(M,) float64 radians: angle under which the object is seen."""
+    truncations: Floats
+    """(M,) float64: share outside of the picture; -1 where the file says none."""
+    occlusions: SmallInts
+    """(M,) 0 seen, 1 partly, 2 largely hidden, 3 not known, -1 where the file says none."""
+    faults: tuple[Fault, ...]
+    """Everything found while reading."""
+    name: str
+    """For messages, such as ``kitti/train``."""
+    source: Path
+    """The folder that was asked for."""
+
+    def __post_init__(self) -> None:
+        N, M = len(self.point_paths), len(self.labels)
+        arrays: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "sizes_hw": (np.int32, (N, 2)),
+            "image_from_rect": (np.float32, (N, 3, 4)),
+            "rect_from_camera": (np.float32, (N, 3, 3)),
+            "camera_from_lidar": (np.float32, (N, 3, 4)),
+            "planes": (np.float64, (N, 4)),
+            "offsets": (np.int64, (N + 1,)),
+            "types": (np.int32, (M,)),
+            "labels": (np.int32, (M,)),
+            "boxes3d": (np.float64, (M, 7)),
+            "boxes_camera": (np.float64, (M, 7)),
+            "boxes_xyxy": (np.float64, (M, 4)),
+            "alphas": (np.float64, (M,)),
+            "truncations": (np.float64, (M,)),
+            "occlusions": (np.int32, (M,)),
+        }
+        for name, (dtype, shape) in arrays.items():
+            array = np.ascontiguousarray(getattr(self, name), dtype=dtype).view()
+            if array.shape != shape:
+                raise ValueError(f"{name}: expected shape {shape}, got {array.shape}.")
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        if self.offsets[0] != 0 or self.offsets[-1] != M or (np.diff(self.offsets) < 0).any():
+            raise ValueError(f"offsets: expected to rise from 0 to {M}, got {self.offsets}.")
+
+    def __len__(self) -> int:
+        """Number of frames, N."""
+        return len(self.point_paths)
+
+    @property
+    def paths(self) -> PackedStrings:
+        """(N,) files of points: what a frame is called in messages."""
+        return self.point_paths
+
+    @property
+    def objects_per_frame(self) -> Ints:
+        """(N,) number of objects, those that are not trained included."""
+        return np.diff(self.offsets)
+
+    @property
+    def boxes_per_class(self) -> Ints:
+        """(K,) number of objects."""
+        return np.bincount(self.labels[self.labels >= 0], minlength=len(self.class_names)).astype(np.int64)
+
+    def rows_of(self, index: int) -> slice:
+        """The rows of a frame's objects."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def calibration(self, index: int) -> Calibration:
+        """That of a frame."""
+        return Calibration(self.image_from_rect[index], self.rect_from_camera[index], self.camera_from_lidar[index])
+
+    def select(self, frames: Iterable[int]) -> LidarAnnotations:
+        """The same data with only these frames, in this order; faults that spoil a left-out frame spoil none now."""
+        chosen = np.asarray(list(frames), dtype=np.int64)
+        counts = self.objects_per_frame[chosen]
+        offsets = np.concatenate(([0], np.cumsum(counts)))  # (n + 1,)
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], counts)
+        new_index = {int(old): new for new, old in enumerate(chosen)}
+        of_frames = ("sizes_hw", "image_from_rect", "rect_from_camera", "camera_from_lidar", "planes")
+        of_objects = (
+            "types", "labels", "boxes3d", "boxes_camera", "boxes_xyxy", "alphas", "truncations", "occlusions",
+        )  # fmt: skip
+        changes: dict[str, Any] = {
+            **{name: getattr(self, name)[chosen] for name in of_frames},
+            **{name: getattr(self, name)[rows] for name in of_objects},
+            **{
+                name: PackedStrings(getattr(self, name)[int(i)] for i in chosen)
+                for name in ("frame_ids", "point_paths", "image_paths")
+            },
+        }
+        return replace(
+            self,
+            **changes,
+            offsets=offsets,
+            faults=tuple(
+                fault if fault.image is None else replace(fault, image=new_index.get(fault.image))
+                for fault in self.faults
+            ),
+        )
