@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -24,7 +25,8 @@ class BoxTargets3D(NamedTuple):
 
     def split(self) -> list[tuple[Tensor, Tensor]]:
         """Boxes (M_b, C) and labels (M_b,) of each sample; views."""
-        return list(zip(self.boxes3d.split(self.counts), self.labels.split(self.counts), strict=True))
+        counts = list(self.counts)
+        return list(zip(torch.split(self.boxes3d, counts), torch.split(self.labels, counts), strict=True))
 
 
 class Detections3D(NamedTuple):

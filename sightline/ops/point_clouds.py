@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -20,4 +21,4 @@ class PointClouds(NamedTuple):
 
     def split(self) -> tuple[Tensor, ...]:
         """The clouds, (P_b, F) each; views."""
-        return self.points.split(self.counts)
+        return torch.split(self.points, list(self.counts))
