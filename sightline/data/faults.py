@@ -122,11 +122,15 @@ class SplitTruth(Protocol):
     def faults(self) -> tuple[Fault, ...]:
         """Everything found while reading."""
 
-    def __len__(self) -> int:
-        """Number of images."""
+    @property
+    def unit(self) -> str:
+        """What one sample is called: ``image``."""
 
-    def select(self, images: Iterable[int]) -> Self:
-        """The same data with only these images, in this order."""
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def select(self, samples: Iterable[int], /) -> Self:
+        """The same data with only these samples, in this order."""
 
 
 Truth = TypeVar("Truth", bound=SplitTruth)
@@ -151,7 +155,7 @@ def enforce(annotations: Truth, on_fault: Literal["refuse", "skip"]) -> tuple[Tr
     if fatal and on_fault == "refuse":
         raise DataError(refusal(annotations, fatal, len(spoilt)))
     if spoilt and len(spoilt) == len(annotations):
-        raise DataError(f"{refusal(annotations, fatal, len(spoilt))}\nNo image would be left.")
+        raise DataError(f"{refusal(annotations, fatal, len(spoilt))}\nNo {annotations.unit} would be left.")
     messages = []
     for group in by_kind(annotations.faults).values():
         example, count = group[0], len(group)
@@ -160,7 +164,7 @@ def enforce(annotations: Truth, on_fault: Literal["refuse", "skip"]) -> tuple[Tr
         )
     if not spoilt:
         return annotations, messages
-    share = f"{len(spoilt):,} of {counted(len(annotations), 'image')}"
+    share = f"{len(spoilt):,} of {counted(len(annotations), annotations.unit)}"
     messages.insert(0, f"{annotations.name}: left out {share} (data.on_fault=skip); figures are those of the others")
     return annotations.select(i for i in range(len(annotations)) if i not in spoilt), messages
 
@@ -169,8 +173,8 @@ def refusal(annotations: SplitTruth, fatal: Sequence[Fault], num_spoilt: int) ->
     """At most four lines: how much is wrong, the first places, what to do."""
     shown = fatal[:2]
     rest = f" (the first {len(shown)} are shown)" if len(fatal) > len(shown) else ""
-    where = f" in {num_spoilt:,} of {counted(len(annotations), 'image')}" if num_spoilt else ""
-    those = "that image" if num_spoilt == 1 else "those images"
+    where = f" in {num_spoilt:,} of {counted(len(annotations), annotations.unit)}" if num_spoilt else ""
+    those = f"that {annotations.unit}" if num_spoilt == 1 else f"those {annotations.unit}s"
     way_out = f"leave {those} out" if num_spoilt else f"go on in spite of {'it' if len(fatal) == 1 else 'them'}"
     repair = "Repair it (look again with" if len(fatal) == 1 else "Repair them (all are listed by"
     return "\n".join(

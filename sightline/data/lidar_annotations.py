@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from sightline.ops.frames import Calibration
 @dataclass(frozen=True, eq=False)
 class LidarAnnotations:
     """Frames of one split with all objects, in flat arrays that nobody may write to."""
+
+    unit: ClassVar[str] = "frame"
 
     class_names: tuple[str, ...]
     """(K,) classes that are trained, in the order of the labels."""
