@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sightline.ops.boxes3d import check_boxes3d
 from sightline.ops.checks import check_shape
 
 Over = Literal["union", "first", "second", "nothing"]
@@ -38,8 +39,7 @@ _MATRIX_AT_ONCE = 1 << 20
 
 def bev_rectangles(boxes3d: Tensor) -> Tensor:
     """The boxes (N, C) from above: rectangles (N, 5)."""
-    if boxes3d.dim() != 2 or boxes3d.shape[1] < 7:
-        raise ValueError(f"boxes3d: expected shape (N, C) with C >= 7, got {tuple(boxes3d.shape)}.")
+    check_boxes3d(boxes3d)
     return boxes3d[:, (0, 1, 3, 4, 6)]
 
 
