@@ -55,7 +55,7 @@ class GroundTruthDatabase:
             object.__setattr__(self, name, array)
         if self.offsets[0] != 0 or self.offsets[-1] != T or (np.diff(self.offsets) < 0).any():
             raise ValueError(f"offsets: expected to rise from 0 to {T}, got {self.offsets}.")
-        if E and not (0 <= self.types.min() and self.types.max() < len(self.type_names)):
+        if E and not (self.types.min() >= 0 and self.types.max() < len(self.type_names)):
             raise ValueError(f"types: expected 0 to {len(self.type_names) - 1}, got up to {self.types.max()}.")
 
     def __len__(self) -> int:
