@@ -64,7 +64,7 @@ def difficulty_levels(boxes_xyxy: Floats, truncations: Floats, occlusions: Small
 class LidarAnnotations:
     """Frames of one split with all objects, in flat arrays that nobody may write to."""
 
-    sample_noun: ClassVar[str] = "frame"
+    unit: ClassVar[str] = "frame"
 
     class_names: tuple[str, ...]
     """(K,) classes that are trained, in the order of the labels."""
