@@ -26,7 +26,7 @@ from filelock import FileLock
 from sightline.config.errors import ConfigError
 from sightline.data.annotations import Floats, Ints, SmallInts
 from sightline.data.cache_folder import cache_folder
-from sightline.data.lidar_annotations import LidarAnnotations, lidar_key
+from sightline.data.lidar_annotations import LidarAnnotations, lidar_content_key
 from sightline.data.point_files import NUM_FEATURES, read_points
 from sightline.files.atomic_file import replace_file
 from sightline.ops.points import points_in_boxes
@@ -127,7 +127,7 @@ class _Mapped(GroundTruthDatabase):
         return _opened, (self.path, self.type_names)
 
 
-def open_database(
+def ground_truth_database(
     annotations: LidarAnnotations,
     *,
     num_features: int = NUM_FEATURES,
@@ -171,7 +171,7 @@ def open_database(
 def cut_out(
     annotations: LidarAnnotations, *, num_features: int = NUM_FEATURES, progress: Progress | None = None
 ) -> GroundTruthDatabase:
-    """As ``open_database``, in memory."""
+    """As ``ground_truth_database``, in memory."""
     is_object = annotations.is_object
     with_objects = np.unique(annotations.frame_index[is_object]).tolist()
 
@@ -206,7 +206,7 @@ def cut_out(
 
 def _key(annotations: LidarAnnotations, num_features: int) -> str:
     """Name of the file: files of points, boxes and types decide what is in it; which classes are trained does not."""
-    key = f"{MAGIC!r} {num_features} {lidar_key(annotations, with_classes=False)}"
+    key = f"{MAGIC!r} {num_features} {lidar_content_key(annotations, with_classes=False)}"
     return hashlib.sha256(key.encode()).hexdigest()[:40]
 
 

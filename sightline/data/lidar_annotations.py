@@ -234,7 +234,7 @@ def points_per_object(annotations: LidarAnnotations, index: int, points: Array) 
     return np.where(annotations.is_object[rows], inside.sum(axis=1), -1).astype(np.int64)
 
 
-def lidar_key(annotations: LidarAnnotations, *, file_times: bool = True, with_classes: bool = True) -> str:
+def lidar_content_key(annotations: LidarAnnotations, *, file_times: bool = True, with_classes: bool = True) -> str:
     """A SHA-256 that changes whenever the frames or their truth change: for caches and for a run's record.
 
     Covers all numbers of frames and objects, the types, and of every file of points its name below the data set's

@@ -9,7 +9,7 @@ import pytest
 
 from sightline.config.errors import ConfigError, DataError
 from sightline.data.formats.find_lidar import open_lidar_dataset
-from sightline.data.ground_truth_database import GroundTruthDatabase, cut_out, open_database
+from sightline.data.ground_truth_database import GroundTruthDatabase, cut_out, ground_truth_database
 from tests.data.kitti_zoo import cloud, write_kitti
 
 
@@ -46,8 +46,8 @@ def test_the_points_of_an_object_are_those_in_its_box_relative_to_its_centre(kit
 def test_the_file_is_made_once_and_mapped(kitti, tmp_path):
     calls = []
     held = train(kitti)
-    first = open_database(held, folder=tmp_path / "cache", progress=lambda *call: calls.append(call))
-    second = open_database(held, folder=tmp_path / "cache", progress=lambda *call: calls.append(call))
+    first = ground_truth_database(held, folder=tmp_path / "cache", progress=lambda *call: calls.append(call))
+    second = ground_truth_database(held, folder=tmp_path / "cache", progress=lambda *call: calls.append(call))
     assert calls == [(2, 2)]
     assert same(first, cut_out(held)) and same(first, second)
     assert not second.points.flags.owndata and not second.points.flags.writeable
@@ -60,7 +60,7 @@ def test_another_cloud_label_or_split_has_another_file_and_other_classes_share_i
         return {entry.name for entry in (tmp_path / "cache").glob("*.objects")}
 
     def opened(split="train", **options):
-        return open_database(open_lidar_dataset(kitti, **options).read(split), folder=tmp_path / "cache")
+        return ground_truth_database(open_lidar_dataset(kitti, **options).read(split), folder=tmp_path / "cache")
 
     opened()
     opened(class_names=["Car"])
@@ -81,24 +81,24 @@ def test_another_cloud_label_or_split_has_another_file_and_other_classes_share_i
 def test_a_damaged_file_is_made_anew(kitti, tmp_path, place, is_cut):
     held = train(kitti)
     expected = cut_out(held)
-    open_database(held, folder=tmp_path / "cache")
+    ground_truth_database(held, folder=tmp_path / "cache")
     (path,) = (tmp_path / "cache").glob("*.objects")
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data[:place] if is_cut else data)
-    assert same(open_database(held, folder=tmp_path / "cache"), expected)
-    assert same(open_database(held, folder=tmp_path / "cache"), expected)
+    assert same(ground_truth_database(held, folder=tmp_path / "cache"), expected)
+    assert same(ground_truth_database(held, folder=tmp_path / "cache"), expected)
 
 
 def test_pickled_it_is_the_name_of_its_file(kitti, tmp_path):
-    database = open_database(train(kitti), folder=tmp_path / "cache")
+    database = ground_truth_database(train(kitti), folder=tmp_path / "cache")
     data = pickle.dumps(database)
     assert len(data) < 1000
     assert same(pickle.loads(data), database)
 
 
 def build(root, folder, queue):
-    database = open_database(train(root), folder=folder)
+    database = ground_truth_database(train(root), folder=folder)
     queue.put((len(database), float(database.points.sum())))
 
 
@@ -117,9 +117,9 @@ def test_processes_may_ask_at_once(kitti, tmp_path):
 def test_a_split_without_objects_has_an_empty_database(kitti, tmp_path):
     for path in (kitti / "training/label_2").iterdir():
         path.write_text("")
-    database = open_database(train(kitti), folder=tmp_path / "cache")
+    database = ground_truth_database(train(kitti), folder=tmp_path / "cache")
     assert len(database) == 0 and database.points.shape == (0, 4)
-    assert len(open_database(train(kitti), folder=tmp_path / "cache")) == 0
+    assert len(ground_truth_database(train(kitti), folder=tmp_path / "cache")) == 0
 
 
 def test_a_cloud_with_nan_is_named(kitti, tmp_path):
@@ -127,14 +127,14 @@ def test_a_cloud_with_nan_is_named(kitti, tmp_path):
     points[7, 1] = np.nan
     points.tofile(kitti / "training/velodyne/000001.bin")
     with pytest.raises(DataError, match=r"000001.bin: 1 point of 200 with NaN or infinity, the first is number 7"):
-        open_database(train(kitti), folder=tmp_path / "cache")
+        ground_truth_database(train(kitti), folder=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.objects"))
 
 
 def test_a_folder_that_cannot_be_written_to_is_told(kitti, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be written.*SIGHTLINE_CACHE"):
-        open_database(train(kitti), folder=tmp_path / "file")
+        ground_truth_database(train(kitti), folder=tmp_path / "file")
 
 
 def test_a_selection_keeps_points_and_boxes_together(kitti):
