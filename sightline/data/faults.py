@@ -46,6 +46,20 @@ FATAL_KINDS = {
     "duplicate_id": "id given twice",
     "unknown_image_id": "box of an image that is not listed",
     "unknown_category_id": "box of a category that is not listed",
+    # of point clouds and what belongs to them
+    "missing_points": "point file does not exist",
+    "unreadable_points": "point file cannot be opened",
+    "unsupported_points": "format of points that is not read",
+    "broken_points": "point file contradicts its format",
+    "truncated_points": "point file is cut off",
+    "empty_points": "point file without points",
+    "non_finite_points": "points that are NaN or infinite",
+    "too_large_points": "point file above the limit of points",
+    "missing_calibration": "calibration file does not exist",
+    "unreadable_calibration": "calibration file cannot be read",
+    "bad_calibration": "calibration is not whole or impossible",
+    "bad_plane": "road plane is broken",
+    "bad_size": "box in space whose size is not positive",
     # of the data set as a whole; raised as FormatError
     "not_found": "path does not exist",
     "truncated_file": "data file is cut off",
@@ -60,6 +74,7 @@ FATAL_KINDS = {
     "bad_json": "JSON is broken or refused",
     "bad_names": "class names are missing or contradict each other",
     "no_images": "no images found",
+    "no_frames": "no frames found",
     "unknown_split": "the data set has no such split",
 }
 """What each fault means after which an image's truth, or the whole data set, cannot be trusted."""
@@ -76,6 +91,14 @@ MILD_KINDS = {
     "empty_class": "class without an image in this split",
     "other_file": "file that is no image; not used",
     "same_content": "image with the same content as another",
+    "duplicate_frame": "frame listed twice; one kept",
+    "frame_not_listed": "frame that no split lists; not used",
+    "frame_without_image": "frame without a picture; its points are not cut to the camera's view",
+    "frame_without_plane": "frame without a road plane",
+    "frame_without_label": "frame without a label file; its objects are not known",
+    "box_without_points": "box in space without a point inside",
+    "no_split_lists": "no lists of splits; all frames are one split",
+    "split_without_frames": "list of frames whose folder is not there; not used",
     "download_ignored": "download instructions; ignored",
 }
 """What each fault means that is repaired or set aside, and counted."""

@@ -65,22 +65,20 @@ class _Map(NamedTuple):
     width: int
     depth: int
 
-    def cells(self, points: Array) -> Rows:
-        """(P,) cell of each point; what is not finite falls into the border."""
-        column = self._steps(points[:, 0], self.low[0], self.width)
-        row = self._steps(points[:, 1], self.low[1], self.depth)
-        column *= self.depth + 2
-        column += row
+    def cells(self, points: Array) -> Array:
+        """(P,) int32 cell of each point; any number for a point that is not finite, which is in no box anyway."""
+        with np.errstate(invalid="ignore"):
+            column = self._steps(points[:, 0], self.low[0], self.width)
+            column *= self.depth + 2
+            column += self._steps(points[:, 1], self.low[1], self.depth)
         return column
 
-    def _steps(self, values: Array, low: float, steps: int) -> Rows:
+    def _steps(self, values: Array, low: float, steps: int) -> Array:
         """(P,) 1 to ``steps`` on the map, 0 or ``steps + 1`` outside."""
-        place = np.subtract(values, np.float32(low), dtype=np.float32)
+        place: Array = values - np.float32(low)
         place *= np.float32(1 / self.cell)
-        place += 1
-        np.fmax(place, 0, out=place)
-        np.fmin(place, steps + 1, out=place)
-        return place.astype(np.intp)
+        place += np.float32(1)
+        return place.clip(np.float32(0), np.float32(steps + 1), out=place).astype(np.int32)
 
 
 def _near_pairs(points: Array, boxes: Array) -> tuple[Rows, Rows]:
@@ -88,8 +86,8 @@ def _near_pairs(points: Array, boxes: Array) -> tuple[Rows, Rows]:
     ground, cells, box_of_cell = _covered_cells(boxes)
     counts = np.bincount(cells, minlength=(ground.width + 2) * (ground.depth + 2))
     cell_of_point = ground.cells(points)
-    near = np.flatnonzero((counts > 0)[cell_of_point])
-    own = cell_of_point[near]
+    near = np.flatnonzero((counts > 0).take(cell_of_point, mode="wrap"))
+    own = cell_of_point[near].astype(np.intp) % len(counts)
     repeats = counts[own]
     start = (counts.cumsum() - counts)[own]
     return np.repeat(near, repeats), box_of_cell[np.repeat(start, repeats) + _count_up(repeats)]
