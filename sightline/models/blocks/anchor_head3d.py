@@ -1,196 +1,145 @@
-"""The anchor head of PointPillars and SECOND: what it predicts for every anchor of a bird's-eye-view map.
+"""The anchor head of PointPillars and SECOND: from a bird's-eye-view map to losses and detections.
 
-Shapes: B samples, C channels, H x W cells, L anchors of a cell, A = H * W * L anchors, K classes, D direction bins.
-Anchors lie in the order rows (y), columns (x), anchors of a cell.
+Shapes: B samples, C channels, H x W cells, A anchors, K classes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from sightline.config.base import Config
-from sightline.config.errors import ConfigError, did_you_mean
-from sightline.config.printable import printable
-
-BOX_CODE = 7
-PRIOR_PROBABILITY = 0.01
-
-
-class AnchorConfig(Config):
-    """The anchors of one class: one for every size and every rotation, at every cell of the map."""
-
-    class_name: str = ""
-    """Class of the data that these anchors answer for; empty: they belong to the classes in their order."""
-    sizes: tuple[tuple[PositiveFloat, PositiveFloat, PositiveFloat], ...] = Field(min_length=1)
-    """(dx, dy, dz) of each, metres."""
-    rotations: tuple[float, ...] = Field((0.0, 1.57), min_length=1)
-    """Yaw of each, radians."""
-    bottom: float
-    """Height of their lower face, metres, LiDAR frame."""
-    matched_iou: float = Field(gt=0, le=1)
-    """Anchors whose bird's-eye IoU with a box of the class reaches this answer for it."""
-    unmatched_iou: float = Field(ge=0, le=1)
-    """Anchors whose IoU with all boxes of the class is below this are background; those between are not trained."""
-
-    @model_validator(mode="after")
-    def _thresholds_are_in_order(self) -> Self:
-        if self.unmatched_iou > self.matched_iou:
-            raise ValueError(f"unmatched_iou {self.unmatched_iou} is above matched_iou {self.matched_iou}.")
-        return self
-
-    @property
-    def num_per_cell(self) -> int:
-        """Anchors of the class at one cell."""
-        return len(self.sizes) * len(self.rotations)
+from sightline.models.blocks.anchor_config import AnchorConfig, AnchorHead3DConfig
+from sightline.models.blocks.anchor_loss import anchor_losses
+from sightline.models.blocks.anchor_predictor import AnchorPredictions, AnchorPredictor
+from sightline.ops.anchors3d import AnchorGrid, cell_centers, match_anchors
+from sightline.ops.boxes3d import BoxTargets3D, Detections3D
+from sightline.ops.direction_bins import yaws_in_bins
+from sightline.ops.residual_code import decode_residuals
+from sightline.ops.rotated_nms import rotated_nms
 
 
-def _kitti_anchors() -> tuple[AnchorConfig, ...]:
-    return (
-        AnchorConfig(class_name="Car", sizes=((3.9, 1.6, 1.56),), bottom=-1.78, matched_iou=0.6, unmatched_iou=0.45),
-        AnchorConfig(
-            class_name="Pedestrian", sizes=((0.8, 0.6, 1.73),), bottom=-0.6, matched_iou=0.5, unmatched_iou=0.35
-        ),
-        AnchorConfig(
-            class_name="Cyclist", sizes=((1.76, 0.6, 1.73),), bottom=-0.6, matched_iou=0.5, unmatched_iou=0.35
-        ),
-    )
-
-
-class AnchorLossConfig(Config):
-    """Weights of the parts of the loss."""
-
-    class_weight: NonNegativeFloat = 1.0
-    """Of the focal loss of the classes."""
-    box_weight: NonNegativeFloat = 2.0
-    """Of the smooth L1 loss of the boxes."""
-    direction_weight: NonNegativeFloat = 0.2
-    """Of the cross-entropy of the directions."""
-    code_weights: tuple[NonNegativeFloat, ...] = Field((1.0,) * BOX_CODE, min_length=BOX_CODE, max_length=BOX_CODE)
-    """Factors of the differences in x, y, z, dx, dy, dz and yaw, before the loss is taken."""
-    focal_alpha: float = Field(0.25, ge=0, le=1)
-    """Weight of positives in the focal loss; negatives have the rest."""
-    focal_gamma: NonNegativeFloat = 2.0
-    """Damping of easy answers in the focal loss."""
-    smooth_l1_beta: NonNegativeFloat = 1 / 9
-    """Below this difference the loss of the boxes is quadratic."""
-
-
-class AnchorHead3DConfig(Config):
-    """Anchors, loss, and which detections are kept; the values are those published for KITTI."""
-
-    anchors: tuple[AnchorConfig, ...] = Field(default_factory=_kitti_anchors, min_length=1)
-    """One entry for each class, by its name, or all without names in the order of the classes."""
-    is_centered: bool = False
-    """Anchors stand in the middle of their cells; otherwise the outermost ones stand on the edge of the range."""
-    direction_bins: NonNegativeInt = 2
-    """Into so many parts a turn is divided, and which part is right is predicted apart from the yaw; 0: not at all."""
-    direction_offset: float = 0.78539
-    """Where the first direction bin begins, radians."""
-    direction_limit_offset: float = 0.0
-    """Where a period of the decoded yaw begins, in periods."""
-    loss: AnchorLossConfig = Field(default_factory=AnchorLossConfig)
-    """Weights of the loss."""
-    score_threshold: float = Field(0.1, ge=0, le=1)
-    """Detections need at least this score."""
-    nms_iou_threshold: float = Field(0.01, ge=0, le=1)
-    """Of two detections that overlap more than this in the bird's-eye view, drop the weaker."""
-    max_candidates: PositiveInt = 4096
-    """At most so many of the best enter the suppression."""
-    max_detections: PositiveInt = 500
-    """At most so many detections a sample."""
-
-    @model_validator(mode="after")
-    def _names_are_all_or_none(self) -> Self:
-        names = [anchor.class_name for anchor in self.anchors]
-        if any(names) and (not all(names) or len(set(names)) != len(names)):
-            raise ValueError(f"anchors: give every entry a class_name of its own, or none of them; got {names}.")
-        return self
-
-    def anchors_of(self, class_names: Sequence[str]) -> tuple[AnchorConfig, ...]:
-        """(K,) the anchors of each class.
-
-        Raises:
-            ConfigError: If a class has none.
-        """
-        by_name = {anchor.class_name: anchor for anchor in self.anchors}
-        if "" in by_name:
-            if len(self.anchors) != len(class_names):
-                told = printable(", ".join(class_names), limit=200)
-                raise ConfigError(
-                    f"model.head.anchors: {len(self.anchors)} entries for {len(class_names)} classes ({told}). Give "
-                    "one for each class in this order."
-                )
-            return self.anchors
-        for name in class_names:
-            if name not in by_name:
-                near = did_you_mean(name, list(by_name)) or f" There are: {printable(', '.join(by_name))}."
-                raise ConfigError(
-                    f"model.head.anchors: no anchors for the class {printable(name)!r} of the data.{near} Give it "
-                    "an entry with its size, bottom and thresholds, or leave the class out."
-                )
-        return tuple(by_name[name] for name in class_names)
-
-
-class AnchorPredictions(NamedTuple):
-    """What the head says of every anchor."""
-
-    logits: Tensor
-    """(B, A, K), before the sigmoid."""
-    deltas: Tensor
-    """(B, A, 7) residuals, see ``ops.residual_code``."""
-    directions: Tensor | None
-    """(B, A, D), before the softmax."""
-
-
-class AnchorPredictor(nn.Module):
-    """Three 1x1 convolutions on the map, computed as one.
+class AnchorHead3D(nn.Module):
+    """Predictions for every anchor, their loss, and what is detected.
 
     Args:
-        in_channels: C.
-        num_classes: K.
-        anchors_per_cell: L.
-        direction_bins: D; 0 for none.
+        config: Anchors, weights, thresholds.
+        class_names: The K classes of the data.
+        in_channels: C of the map.
+        map_hw: H and W of the map: cells along y and x.
+        point_range: (x_min, y_min, z_min, x_max, y_max, z_max) of the map, metres.
+
+    Attributes:
+        predictor: The layers.
+
+    Raises:
+        ConfigError: If a class has no anchors.
 
     Reference:
-        Yan et al., "SECOND: Sparsely Embedded Convolutional Detection", Sensors 2018, section 3.2.
+        Lang et al., "PointPillars: Fast Encoders for Object Detection from Point Clouds", CVPR 2019, sections 2.3, 3.3.
     """
 
-    def __init__(self, in_channels: int, *, num_classes: int, anchors_per_cell: int, direction_bins: int) -> None:
+    xs: Tensor
+    ys: Tensor
+    shapes: Tensor
+    labels: Tensor
+
+    def __init__(
+        self,
+        config: AnchorHead3DConfig,
+        class_names: Sequence[str],
+        *,
+        in_channels: int,
+        map_hw: tuple[int, int],
+        point_range: Sequence[float],
+    ) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self.direction_bins = direction_bins
-        self.classes = nn.Conv2d(in_channels, anchors_per_cell * num_classes, 1)
-        self.boxes = nn.Conv2d(in_channels, anchors_per_cell * BOX_CODE, 1)
-        self.directions = nn.Conv2d(in_channels, anchors_per_cell * direction_bins, 1) if direction_bins else None
-        # At first everything is background with a probability of 0.99, and every box is its anchor.
-        assert self.classes.bias is not None
-        nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
-        nn.init.normal_(self.boxes.weight, std=0.001)
+        anchors = config.anchors_of(class_names)
+        self.config = config
+        self.matched_iou = [anchor.matched_iou for anchor in anchors]
+        self.unmatched_iou = [anchor.unmatched_iou for anchor in anchors]
+        shapes, labels = _shapes(anchors)
+        self.register_buffer("shapes", shapes, persistent=False)
+        self.register_buffer("labels", labels, persistent=False)
+        for name, axis, cells in (("xs", 0, map_hw[1]), ("ys", 1, map_hw[0])):
+            centers = cell_centers(point_range[axis], point_range[axis + 3], cells, is_centered=config.is_centered)
+            self.register_buffer(name, centers, persistent=False)
+        self.predictor = AnchorPredictor(
+            in_channels,
+            num_classes=len(class_names),
+            anchors_per_cell=len(shapes),
+            direction_bins=config.direction_bins,
+        )
+
+    @property
+    def grid(self) -> AnchorGrid:
+        """The anchors."""
+        return AnchorGrid(self.xs, self.ys, self.shapes, self.labels)
 
     def forward(self, bev: Tensor) -> AnchorPredictions:
         """(B, C, H, W) -> what is predicted for every anchor."""
-        heads = [self.classes, self.boxes, *([] if self.directions is None else [self.directions])]
-        weight = torch.cat([head.weight for head in heads])
-        bias = torch.cat([head.bias for head in heads if head.bias is not None])
-        raw = F.conv2d(bev, weight, bias).permute(0, 2, 3, 1)  # (B, H, W, all)
-        samples = len(raw)
-        parts = torch.split(raw, [head.out_channels for head in heads], dim=-1)
-        logits = parts[0].reshape(samples, -1, self.num_classes)
-        deltas = parts[1].reshape(samples, -1, BOX_CODE)
-        directions = parts[2].reshape(samples, -1, self.direction_bins) if len(parts) > 2 else None
-        return AnchorPredictions(logits, deltas, directions)
+        predictions: AnchorPredictions = self.predictor(bev)
+        return predictions
+
+    def losses(self, predictions: AnchorPredictions, targets: BoxTargets3D) -> dict[str, Tensor]:
+        """``class``, ``box``, ``direction``: weighted scalars, means over the samples; see ``anchor_losses``."""
+        with torch.no_grad():
+            matches = match_anchors(self.grid, targets, matched_iou=self.matched_iou, unmatched_iou=self.unmatched_iou)
+        with torch.autocast(predictions.logits.device.type, enabled=False):
+            return anchor_losses(predictions, matches, targets, self.grid, self.config)
+
+    @torch.no_grad()
+    def decode(self, predictions: AnchorPredictions, sample: int, index: Tensor | None = None) -> Tensor:
+        """(N, 7) boxes of the anchors ``index`` (N,) of one sample; of all of them where there is none."""
+        chosen = slice(None) if index is None else index
+        boxes3d = decode_residuals(predictions.deltas[sample, chosen].float(), self.grid.boxes(index))
+        if predictions.directions is None:
+            return boxes3d
+        yaws = yaws_in_bins(
+            boxes3d[:, 6],
+            predictions.directions[sample, chosen].argmax(dim=1),
+            bins=self.config.direction_bins,
+            offset=self.config.direction_offset,
+            limit_offset=self.config.direction_limit_offset,
+        )
+        return torch.cat((boxes3d[:, :6], yaws[:, None]), dim=1)
+
+    @torch.no_grad()
+    def detections(self, predictions: AnchorPredictions) -> list[Detections3D]:
+        """Detections of each sample, best first: of every anchor its best class, then suppression of all classes."""
+        config = self.config
+        found = []
+        for sample, logits in enumerate(predictions.logits):
+            scores, labels = logits.float().sigmoid().max(dim=1)  # (A,)
+            candidates = (scores >= config.score_threshold).nonzero().squeeze(1)
+            boxes3d = self.decode(predictions, sample, candidates)
+            kept = rotated_nms(
+                boxes3d,
+                scores[candidates],
+                config.nms_iou_threshold,
+                max_candidates=config.max_candidates,
+                max_kept=config.max_detections,
+            )
+            chosen = candidates[kept]
+            found.append(Detections3D(boxes3d[kept], scores[chosen], labels[chosen]))
+        return found
+
+
+def _shapes(anchors: Sequence[AnchorConfig]) -> tuple[Tensor, Tensor]:
+    """(L, 5) z, dx, dy, dz, yaw and (L,) label of the anchors of a cell: by class, size, rotation."""
+    rows = [
+        (label, (anchor.bottom + size[2] / 2, *size, yaw))
+        for label, anchor in enumerate(anchors)
+        for size in anchor.sizes
+        for yaw in anchor.rotations
+    ]
+    return torch.tensor([row[1] for row in rows]), torch.tensor([row[0] for row in rows])
 
 
 def openpcdet_head_names(config: AnchorHead3DConfig, *, theirs: str = "dense_head.") -> dict[str, str]:
-    """OpenPCDet's names of the layers of ``AnchorHeadSingle``, each with ours relative to ``AnchorPredictor``."""
-    names = {f"{theirs}conv_cls": "classes", f"{theirs}conv_box": "boxes"}
+    """OpenPCDet's names of the layers of ``AnchorHeadSingle``, each with ours relative to ``AnchorHead3D``."""
+    names = {f"{theirs}conv_cls": "predictor.classes", f"{theirs}conv_box": "predictor.boxes"}
     if config.direction_bins:
-        names[f"{theirs}conv_dir_cls"] = "directions"
+        names[f"{theirs}conv_dir_cls"] = "predictor.directions"
     return names
