@@ -10,6 +10,7 @@ A batch that does not fit into memory is run in parts, which share it in the sam
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -104,6 +105,28 @@ def mean_over_processes(values: Tensor) -> Tensor:
     total = values.detach().clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Sum of a tensor over all processes, through which gradients of all of them flow; itself in a single process."""
+    return values if _is_alone() else cast(Tensor, _Sum.apply(values))
+
+
+class _Sum(torch.autograd.Function):
+    """Every process has the same sum, so what one adds to it changes the losses of all."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
 
 
 def _is_alone() -> bool:
