@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import Literal, Protocol, Self, TypeVar
+from typing import ClassVar, Literal, Protocol, Self, TypeVar
 
 from sightline.config.errors import DataError
 from sightline.config.printable import counted, printable
@@ -46,6 +46,20 @@ FATAL_KINDS = {
     "duplicate_id": "id given twice",
     "unknown_image_id": "box of an image that is not listed",
     "unknown_category_id": "box of a category that is not listed",
+    # of point clouds and what belongs to them
+    "missing_points": "point file does not exist",
+    "unreadable_points": "point file cannot be opened",
+    "unsupported_points": "format of points that is not read",
+    "broken_points": "point file contradicts its format",
+    "truncated_points": "point file is cut off",
+    "empty_points": "point file without points",
+    "non_finite_points": "points that are NaN or infinite",
+    "too_large_points": "point file above the limit of points",
+    "missing_calibration": "calibration file does not exist",
+    "unreadable_calibration": "calibration file cannot be read",
+    "bad_calibration": "calibration is not whole or impossible",
+    "bad_plane": "road plane is broken",
+    "bad_size": "box in space whose size is not positive",
     # of the data set as a whole; raised as FormatError
     "not_found": "path does not exist",
     "truncated_file": "data file is cut off",
@@ -60,6 +74,7 @@ FATAL_KINDS = {
     "bad_json": "JSON is broken or refused",
     "bad_names": "class names are missing or contradict each other",
     "no_images": "no images found",
+    "no_frames": "no frames found",
     "unknown_split": "the data set has no such split",
 }
 """What each fault means after which an image's truth, or the whole data set, cannot be trusted."""
@@ -76,6 +91,14 @@ MILD_KINDS = {
     "empty_class": "class without an image in this split",
     "other_file": "file that is no image; not used",
     "same_content": "image with the same content as another",
+    "duplicate_frame": "frame listed twice; one kept",
+    "frame_not_listed": "frame that no split lists; not used",
+    "frame_without_image": "frame without a picture; its points are not cut to the camera's view",
+    "frame_without_plane": "frame without a road plane",
+    "frame_without_label": "frame without a label file; its objects are not known",
+    "box_without_points": "box in space without a point inside",
+    "no_split_lists": "no lists of splits; all frames are one split",
+    "split_without_frames": "list of frames whose folder is not there; not used",
     "download_ignored": "download instructions; ignored",
 }
 """What each fault means that is repaired or set aside, and counted."""
@@ -109,6 +132,9 @@ def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
 
 class SplitTruth(Protocol):
     """The truth of one split, whatever it is about."""
+
+    sample_noun: ClassVar[str]
+    """What a sample is called in messages."""
 
     @property
     def name(self) -> str:
@@ -151,7 +177,7 @@ def enforce(annotations: Truth, on_fault: Literal["refuse", "skip"]) -> tuple[Tr
     if fatal and on_fault == "refuse":
         raise DataError(refusal(annotations, fatal, len(spoilt)))
     if spoilt and len(spoilt) == len(annotations):
-        raise DataError(f"{refusal(annotations, fatal, len(spoilt))}\nNo image would be left.")
+        raise DataError(f"{refusal(annotations, fatal, len(spoilt))}\nNo {annotations.sample_noun} would be left.")
     messages = []
     for group in by_kind(annotations.faults).values():
         example, count = group[0], len(group)
@@ -160,7 +186,7 @@ def enforce(annotations: Truth, on_fault: Literal["refuse", "skip"]) -> tuple[Tr
         )
     if not spoilt:
         return annotations, messages
-    share = f"{len(spoilt):,} of {counted(len(annotations), 'image')}"
+    share = f"{len(spoilt):,} of {counted(len(annotations), annotations.sample_noun)}"
     messages.insert(0, f"{annotations.name}: left out {share} (data.on_fault=skip); figures are those of the others")
     return annotations.select(i for i in range(len(annotations)) if i not in spoilt), messages
 
@@ -169,8 +195,9 @@ def refusal(annotations: SplitTruth, fatal: Sequence[Fault], num_spoilt: int) ->
     """At most four lines: how much is wrong, the first places, what to do."""
     shown = fatal[:2]
     rest = f" (the first {len(shown)} are shown)" if len(fatal) > len(shown) else ""
-    where = f" in {num_spoilt:,} of {counted(len(annotations), 'image')}" if num_spoilt else ""
-    those = "that image" if num_spoilt == 1 else "those images"
+    where = f" in {num_spoilt:,} of {counted(len(annotations), annotations.sample_noun)}" if num_spoilt else ""
+    noun = annotations.sample_noun
+    those = f"that {noun}" if num_spoilt == 1 else f"those {noun}s"
     way_out = f"leave {those} out" if num_spoilt else f"go on in spite of {'it' if len(fatal) == 1 else 'them'}"
     repair = "Repair it (look again with" if len(fatal) == 1 else "Repair them (all are listed by"
     return "\n".join(

@@ -8,18 +8,50 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from sightline.data.annotations import Fault, Floats, Ints, PackedStrings, SmallInts
 from sightline.ops.frames import Calibration
 
+LEVEL_HEIGHTS = (40.0, 25.0, 25.0)
+LEVEL_TRUNCATIONS = (0.15, 0.3, 0.5)
+LEVEL_OCCLUSIONS = (0, 1, 2)
+"""Limits of easy, moderate and hard."""
+
+
+def difficulty_levels(boxes_xyxy: Floats, truncations: Floats, occlusions: SmallInts) -> SmallInts:
+    """How hard objects are to find: 0 easy, 1 moderate, 2 hard, -1 none of them.
+
+    An object has the easiest level of which it meets all limits: height of its box in the picture, last pixel
+    included (bottom - top + 1), truncation, occlusion. The benchmark's evaluation leaves out the 1 and wants more
+    than the height; databases of objects are filtered by this rule.
+
+    Args:
+        boxes_xyxy: (M, 4) pixels; taken as float32, as the rule's origin holds them.
+        truncations: (M,).
+        occlusions: (M,).
+
+    Returns:
+        (M,) int32. The type is not looked at: DontCare has a level too.
+    """
+    boxes = boxes_xyxy.astype(np.float32).astype(np.float64)
+    heights = boxes[:, 3] - boxes[:, 1] + 1
+    levels = np.full(len(boxes), -1, np.int32)
+    for level in (2, 1, 0):
+        meets = (heights >= LEVEL_HEIGHTS[level]) & (truncations <= LEVEL_TRUNCATIONS[level])
+        levels[meets & (occlusions <= LEVEL_OCCLUSIONS[level])] = level
+    return levels
+
 
 @dataclass(frozen=True, eq=False)
 class LidarAnnotations:
     """Frames of one split with all objects, in flat arrays that nobody may write to."""
+
+    sample_noun: ClassVar[str] = "frame"
 
     class_names: tuple[str, ...]
     """(K,) classes that are trained, in the order of the labels."""
@@ -112,6 +144,21 @@ class LidarAnnotations:
     def boxes_per_class(self) -> Ints:
         """(K,) number of objects."""
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self.class_names)).astype(np.int64)
+
+    @property
+    def objects_per_type(self) -> Ints:
+        """Number of objects of each of ``type_names``."""
+        return np.bincount(self.types, minlength=len(self.type_names)).astype(np.int64)
+
+    @property
+    def frame_index(self) -> Ints:
+        """(M,) the frame that each object lies in, ascending."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), self.objects_per_frame)
+
+    @cached_property
+    def levels(self) -> SmallInts:
+        """(M,) how hard an object is to find, as ``difficulty_levels``."""
+        return difficulty_levels(self.boxes_xyxy, self.truncations, self.occlusions)
 
     def rows_of(self, index: int) -> slice:
         """The rows of a frame's objects."""
