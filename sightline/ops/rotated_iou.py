@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sightline.ops.boxes3d import check_boxes3d
 from sightline.ops.checks import check_shape
 
 Over = Literal["union", "first", "second", "nothing"]
@@ -38,8 +39,7 @@ _MATRIX_AT_ONCE = 1 << 20
 
 def bev_rectangles(boxes3d: Tensor) -> Tensor:
     """The boxes (N, C) from above: rectangles (N, 5)."""
-    if boxes3d.dim() != 2 or boxes3d.shape[1] < 7:
-        raise ValueError(f"boxes3d: expected shape (N, C) with C >= 7, got {tuple(boxes3d.shape)}.")
+    check_boxes3d(boxes3d)
     return boxes3d[:, (0, 1, 3, 4, 6)]
 
 
@@ -62,8 +62,7 @@ def rotated_iou(rectangles_a: Tensor, rectangles_b: Tensor, *, over: Over = "uni
     check_shape("rectangles_b", rectangles_b, ("M", 5))
     a, b = _exact(rectangles_a), _exact(rectangles_b)
     index_a, index_b = touching_pairs(a, b)
-    overlap = _overlap(a, b, index_a, index_b)
-    values = _divided(overlap, _areas(a)[index_a], _areas(b)[index_b], over)
+    values = iou_of_pairs(a, b, index_a, index_b, over=over)
     return _table(values, index_a, index_b, rectangles_a, rectangles_b)
 
 
@@ -73,8 +72,7 @@ def paired_rotated_iou(rectangles_a: Tensor, rectangles_b: Tensor, *, over: Over
     check_shape("rectangles_b", rectangles_b, (len(rectangles_a), 5))
     a, b = _exact(rectangles_a), _exact(rectangles_b)
     row = _touching_rows(a, b)
-    values = _divided(_overlap(a, b, row, row), _areas(a)[row], _areas(b)[row], over)
-    return _list(values, row, rectangles_a, rectangles_b)
+    return _list(iou_of_pairs(a, b, row, row, over=over), row, rectangles_a, rectangles_b)
 
 
 def rotated_iou_bev(boxes3d_a: Tensor, boxes3d_b: Tensor, *, over: Over = "union") -> Tensor:
@@ -114,6 +112,25 @@ def paired_rotated_iou_3d(boxes3d_a: Tensor, boxes3d_b: Tensor, *, over: Over = 
     return _list(_iou_3d(boxes3d_a, boxes3d_b, row, row, over), row, boxes3d_a, boxes3d_b)
 
 
+def iou_of_pairs(
+    rectangles_a: Tensor, rectangles_b: Tensor, index_a: Tensor, index_b: Tensor, *, over: Over = "union"
+) -> Tensor:
+    """As ``rotated_iou`` for chosen pairs only, in float64; all of them are worked out, whether bounds meet or not.
+
+    Args:
+        rectangles_a: (N, 5).
+        rectangles_b: (M, 5).
+        index_a: (P,) rows of ``rectangles_a``.
+        index_b: (P,) rows of ``rectangles_b``.
+        over: What the overlap is divided by.
+
+    Returns:
+        (P,). The memory needed besides does not grow with P.
+    """
+    a, b = _exact(rectangles_a), _exact(rectangles_b)
+    return _divided(_overlap(a, b, index_a, index_b), _areas(a)[index_a], _areas(b)[index_b], over)
+
+
 def touching_pairs(rectangles_a: Tensor, rectangles_b: Tensor) -> tuple[Tensor, Tensor]:
     """Indices (P,) into ``rectangles_a`` (N, 5) and (P,) into ``rectangles_b`` (M, 5): all pairs whose bounds meet."""
     low_a, high_a = axis_aligned_bounds(rectangles_a)
@@ -132,7 +149,8 @@ def touching_pairs(rectangles_a: Tensor, rectangles_b: Tensor) -> tuple[Tensor, 
 
 
 def axis_aligned_bounds(rectangles: Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest and highest (N, 2) x and y of each rectangle (N, 5)."""
+    """Lowest and highest (N, 2) x and y of each rectangle (N, 5), in float64."""
+    rectangles = _exact(rectangles)
     half = rectangles[:, 2:4].clamp(min=0) / 2
     cos, sin = rectangles[:, 4].cos().abs(), rectangles[:, 4].sin().abs()
     reach = torch.stack((half[:, 0] * cos + half[:, 1] * sin, half[:, 0] * sin + half[:, 1] * cos), dim=1)
@@ -160,7 +178,6 @@ def _chunks(count: int, device: torch.device) -> Iterator[slice]:
 
 
 def _overlap(a: Tensor, b: Tensor, index_a: Tensor, index_b: Tensor) -> Tensor:
-    """Common areas (P,) of the pairs; the memory that is needed besides does not grow with P."""
     parts = [_common_area(a[index_a[part]], b[index_b[part]]) for part in _chunks(len(index_a), a.device)]
     return torch.cat(parts) if parts else a.new_zeros(0)
 
