@@ -51,13 +51,15 @@ class LabelFile:
     types: list[bytes] = field(default_factory=list)
     numbers: list[float] = field(default_factory=list)
     """14 per object, in the order of the file."""
+    scores: list[float] = field(default_factory=list)
+    """The 16th column of a result; NaN where there is none."""
     lines: list[int] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     """Objects with a problem are not among the others."""
 
 
 def read_label_file(path: str) -> LabelFile:
-    """Read one label file. A 16th column (the score of a result) is checked and not kept.
+    """Read one label file, or one of results, which has a 16th column, the score.
 
     Only its form is checked here: columns, numbers, finite. An empty file has no objects.
     """
@@ -78,7 +80,7 @@ def parse_labels(data: bytes) -> LabelFile:
         del tokens[::NUM_COLUMNS]
         numbers = list(map(float, tokens))
         if all(map(math.isfinite, numbers)):  # 1e999 is written as a number and is none
-            return LabelFile(types, numbers, list(range(1, len(types) + 1)))
+            return LabelFile(types, numbers, [math.nan] * len(types), list(range(1, len(types) + 1)))
     if b"\0" in data:
         return LabelFile(problems=[Problem("not_text", "holds null bytes, so it is no label file")])
     file = LabelFile()
@@ -99,6 +101,7 @@ def parse_labels(data: bytes) -> LabelFile:
             continue
         file.types.append(fields[0])
         file.numbers += numbers[: NUM_COLUMNS - 1]
+        file.scores.append(numbers[-1] if len(numbers) == NUM_COLUMNS else math.nan)
         file.lines.append(line)
     return file
 
