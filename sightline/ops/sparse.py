@@ -109,16 +109,8 @@ class SparseTensor:
         return dense.view(sites.num_samples, depth, height, width, -1).permute(0, 4, 1, 2, 3)
 
     def to_bev(self) -> Tensor:
-        """(B, C * D, H, W): the heights of a column as its channels, those of one channel side by side.
-
-        Channels are the innermost in memory.
-        """
-        sites, channels = self.sites, self.features.shape[1]
-        depth, height, width = sites.shape_zyx
-        batch, z, y, x = sites.coords.unbind(1)
-        bev = self.features.new_zeros(sites.num_samples * height * width, channels, depth)
-        bev[(batch * height + y) * width + x, :, z] = self.features
-        return bev.view(sites.num_samples, height, width, -1).permute(0, 3, 1, 2)
+        """(B, C * D, H, W): the heights of a column as its channels, those of one channel side by side."""
+        return self.to_dense().flatten(1, 2)
 
 
 def submanifold_map(sites: Sites, kernel: Triple) -> KernelMap:
