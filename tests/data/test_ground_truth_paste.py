@@ -100,11 +100,11 @@ def test_objects_with_few_points_and_of_left_out_levels_are_never_tried():
 
 def test_a_class_without_objects_is_told_once_and_not_pasted():
     objects = PasteObjects(small_database(counts=(6, 4, 0)), EVERYTHING, CLASS_NAMES)
-    (message,) = objects.messages(GROUND)
+    (message,) = objects.messages
     assert "nothing is pasted of Cyclist (of 0)" in message
     assert [one.label for one in objects.draw(np.random.default_rng(0), np.zeros(0))] == [0, 1]
     none = PasteObjects(small_database(), PasteConfig(min_points=1000), CLASS_NAMES)
-    (message,) = none.messages(GROUND)
+    (message,) = none.messages
     assert "Car (of 12), Pedestrian (of 8), Cyclist (of 5)" in message and "min_points=1000" in message
     scene = random_scene(0)
     assert none.paste(scene, none.draw(np.random.default_rng(0), scene.labels)) is scene
@@ -112,7 +112,7 @@ def test_a_class_without_objects_is_told_once_and_not_pasted():
 
 def test_a_class_that_is_not_to_be_pasted_is_not_missed():
     config = EVERYTHING.but(counts=(("Car", 3), ("Cyclist", 0)))
-    assert PasteObjects(small_database(counts=(6, 4, 0)), config, CLASS_NAMES).messages(GROUND) == []
+    assert PasteObjects(small_database(counts=(6, 4, 0)), config, CLASS_NAMES).messages == ()
 
 
 @pytest.mark.parametrize(
@@ -235,14 +235,13 @@ def test_without_a_usable_plane_objects_keep_their_height(plane):
 
 def test_frames_without_a_plane_are_told_once():
     objects = PasteObjects(objects_at((5, 0)), EVERYTHING.but(counts=(("Car", 1),)), CLASS_NAMES)
-    assert objects.messages(GROUND) == []
-    for planes in (None, np.full((3, 4), math.nan)):
-        (message,) = objects.messages(planes)
-        assert "augment.paste.onto_plane: no frame has a known ground plane" in message
-    (message,) = objects.messages(np.concatenate((GROUND, np.full((3, 4), math.nan))))
+    assert objects.messages_about(GROUND) == ()
+    (message,) = objects.messages_about(np.full((3, 4), math.nan))
+    assert "augment.paste.onto_plane: no frame has a known ground plane" in message
+    (message,) = objects.messages_about(np.concatenate((GROUND, np.full((3, 4), math.nan))))
     assert "3 of 4 frames have no known ground plane" in message
     onto_nothing = PasteObjects(objects.database, objects.config.but(onto_plane=False), CLASS_NAMES)
-    assert onto_nothing.messages(None) == []
+    assert onto_nothing.messages_about(np.full((3, 4), math.nan)) == ()
 
 
 def test_points_of_other_numbers_are_refused():

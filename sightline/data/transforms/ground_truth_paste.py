@@ -130,29 +130,29 @@ class PasteObjects:
             self.objects[label] = of_class[is_worth[of_class]]
             if count and not len(self.objects[label]):
                 lacking.append(f"{printable(class_names[label])} (of {len(of_class):,})")
-        self._lacking = ", ".join(lacking)
+        self.messages: tuple[str, ...] = ()
+        """Classes of which nothing is pasted: what a run should tell once."""
+        if lacking:
+            self.messages = (
+                f"augment.paste: nothing is pasted of {', '.join(lacking)}: no object in the database is left with "
+                f"min_points={config.min_points} and without_levels={list(config.without_levels)}.",
+            )
 
-    def messages(self, planes: Array | None = None) -> list[str]:
-        """What a run should tell once: classes of which nothing is pasted, frames whose ground is not known.
+    def messages_about(self, planes: Array) -> tuple[str, ...]:
+        """Frames whose ground is not known, where it is asked for: what a run should tell once.
 
         Args:
-            planes: (N, 4) ground of each frame, NaN where it is not known; None where no frame has one.
+            planes: (N, 4) ground of each frame; NaN where it is not known.
         """
-        told, config = [], self.config
-        if self._lacking:
-            told.append(
-                f"augment.paste: nothing is pasted of {self._lacking}: no object in the database is left with "
-                f"min_points={config.min_points} and without_levels={list(config.without_levels)}."
-            )
-        unknown = np.isnan(np.full(1, np.nan) if planes is None else planes.sum(axis=1))
-        if config.onto_plane and unknown.any():
-            some = f"{unknown.sum():,} of {counted(len(unknown), 'frame')} have no"
-            frames = "no frame has a" if unknown.all() else some
-            told.append(
-                f"augment.paste.onto_plane: {frames} known ground plane; objects pasted there keep the height at which "
-                "they were recorded."
-            )
-        return told
+        unknown = np.isnan(planes.sum(axis=1))
+        if not self.config.onto_plane or not unknown.any():
+            return ()
+        some = f"{unknown.sum():,} of {counted(len(unknown), 'frame')} have no"
+        frames = "no frame has a" if unknown.all() else some
+        return (
+            f"augment.paste.onto_plane: {frames} known ground plane; objects pasted there keep the height at which "
+            "they were recorded.",
+        )
 
     def draw(self, generator: np.random.Generator, labels: Array) -> list[Candidates]:
         """Who is tried in a scene: drawn from all objects of a class without repeats, by this generator alone.
