@@ -15,9 +15,7 @@ from sightline.data.transforms.points import PointScene
 from sightline.ops.point_pairs import inside_pairs
 from tests.data.point_scenes import CLASS_NAMES, random_scene, small_database
 
-OFF = PointAugmentConfig(
-    paste=None, flip_x=0, rotate=(0, 0), scale=(1, 1), shuffle=False, close=(), close_epochs=0
-)
+OFF = PointAugmentConfig(paste=None, flip_x=0, rotate=(0, 0), scale=(1, 1), shuffle=False, close=(), close_epochs=0)
 EVERYTHING = PointAugmentConfig(
     paste=PasteConfig(counts=5, min_points=0, without_levels=()),
     object_noise=ObjectNoiseConfig(),
