@@ -28,8 +28,8 @@ def rotated_overlaps(boxes_a: Array, boxes_b: Array) -> Mask:
     """
     a, b = np.asarray(boxes_a, np.float64), np.asarray(boxes_b, np.float64)
     radii_a, radii_b = np.hypot(a[:, 3], a[:, 4]) / 2, np.hypot(b[:, 3], b[:, 4]) / 2
-    distances = np.hypot(a[:, None, 0] - b[None, :, 0], a[:, None, 1] - b[None, :, 1])  # (N, M)
-    overlaps = distances < radii_a[:, None] + radii_b[None, :]
+    x, y = np.subtract.outer(a[:, 0], b[:, 0]), np.subtract.outer(a[:, 1], b[:, 1])  # (N, M)
+    overlaps: Mask = x * x + y * y < np.add.outer(radii_a, radii_b) ** 2
     rows, columns = np.nonzero(overlaps)
     overlaps[rows, columns] = paired_overlaps(a[rows], b[columns])
     return overlaps

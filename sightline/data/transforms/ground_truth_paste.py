@@ -247,13 +247,11 @@ def ground_heights(boxes3d: Array, calibration: Calibration, plane: Array) -> Ar
     Returns:
         (M,) z in the LiDAR frame; not finite where the plane is unknown or upright.
     """
-    a, b, c, d = (float(value) for value in plane)
-    turn = calibration.rect_from_camera.astype(np.float64) @ calibration.camera_from_lidar[:, :3].astype(np.float64)
-    shift = calibration.rect_from_camera.astype(np.float64) @ calibration.camera_from_lidar[:, 3].astype(np.float64)
-    rect = boxes3d[:, :3] @ turn.T + shift
+    a, b, c, d = np.asarray(plane, np.float64)
+    ground = calibration.lidar_to_rect(boxes3d)
     with np.errstate(divide="ignore", invalid="ignore"):
-        rect[:, 1] = -(a * rect[:, 0] + c * rect[:, 2] + d) / b
-        heights: Array = np.linalg.solve(turn, (rect - shift).T)[2]
+        ground[:, 1] = -(a * ground[:, 0] + c * ground[:, 2] + d) / b
+        heights: Array = calibration.rect_to_lidar(ground)[:, 2]
     return heights
 
 

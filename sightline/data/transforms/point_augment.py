@@ -2,13 +2,13 @@
 
 The order is fixed: ground-truth sampling, noise and changes of single objects, parts that are missing from them, then
 mirroring, turning, scaling and moving the whole scene, parts that are missing from it; at last the objects that are not
-trained leave, yaws are wrapped, and the points are shuffled.
+trained leave, yaws are wrapped, what is out of range is cut off, and the points are shuffled.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from sightline.data.transforms.ground_truth_paste import PasteConfig, PasteObjec
 from sightline.data.transforms.points import (
     PointScene,
     Side,
+    cropped,
     draw_object_moves,
     draw_object_noise,
     draw_shares,
@@ -171,6 +172,7 @@ def augment_scene(
     database: PasteObjects | None = None,
     calibration: Calibration | None = None,
     plane: Array | None = None,
+    point_range: Sequence[float] | None = None,
 ) -> PointScene:
     """One augmented training scene.
 
@@ -182,6 +184,7 @@ def augment_scene(
         database: What may be pasted; None: nothing is.
         calibration: Of the scene; needed to set pasted objects onto its plane.
         plane: (4,) ground of the scene in the rect frame, None or NaN where it is not known.
+        point_range: What is outside of it is left out, as ``cropped`` says; None: nothing is.
 
     Returns:
         A scene of its own, with trained objects alone, and yaws in [-pi, pi).
@@ -205,6 +208,8 @@ def augment_scene(
         scene = drop_from_world(scene, config.drop, draw_shares(rng, config.drop, config.drop_share, 1)[0])
     scene = scene.keep_boxes(scene.labels >= 0)
     scene.boxes3d[:, 6] = wrapped(scene.boxes3d[:, 6])
+    if point_range is not None:
+        scene = cropped(scene, point_range)
     return shuffled(scene, rng) if config.shuffle else scene
 
 

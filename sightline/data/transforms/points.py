@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from sightline.ops.point_pairs import inside_pairs
+from sightline.ops.points import points_in_range
 from sightline.ops.rotated_overlap import rotated_overlaps
 
 Array = np.ndarray[Any, Any]
@@ -287,6 +288,22 @@ def _axis_of(side: Side) -> tuple[int, int]:
 
 
 # What goes to the network
+
+
+def cropped(scene: PointScene, point_range: Sequence[float]) -> PointScene:
+    """Points that are inside of the range in x and y, and boxes whose centre is inside of it; its faces included.
+
+    Points above and below stay: they are left out where points become voxels.
+
+    Args:
+        scene: Points and boxes.
+        point_range: x, y, z of the lowest corner, then of the highest one, metres.
+    """
+    low, high = np.array(point_range[:3], np.float32), np.array(point_range[3:], np.float32)
+    centres = scene.boxes3d[:, :3]
+    kept = scene.keep_points(points_in_range(scene.points, point_range))
+    is_inside = np.all((centres >= low) & (centres <= high), axis=1)
+    return kept.keep_boxes(is_inside)
 
 
 def shuffled(scene: PointScene, generator: np.random.Generator) -> PointScene:
