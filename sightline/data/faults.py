@@ -58,6 +58,7 @@ FATAL_KINDS = {
     "missing_calibration": "calibration file does not exist",
     "unreadable_calibration": "calibration file cannot be read",
     "bad_calibration": "calibration is not whole or impossible",
+    "cloud_out_of_view": "cloud of which the camera sees nothing",
     "bad_plane": "road plane is broken",
     "bad_size": "box in space whose size is not positive",
     # of the data set as a whole; raised as FormatError
@@ -90,7 +91,7 @@ MILD_KINDS = {
     "image_not_listed": "image that no split lists; not used",
     "empty_class": "class without an image in this split",
     "other_file": "file that is no image; not used",
-    "same_content": "image with the same content as another",
+    "same_content": "file with the same content as another",
     "duplicate_frame": "frame listed twice; one kept",
     "frame_not_listed": "frame that no split lists; not used",
     "frame_without_image": "frame without a picture; its points are not cut to the camera's view",
