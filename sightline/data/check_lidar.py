@@ -50,8 +50,8 @@ class LidarSplitReport:
             ("objects", self.num_objects),
             *((f"  {name}", count) for name, count in zip(class_names, self.objects_per_class, strict=True)),
             *((f"  {name} (not trained)", count) for name, count in self.objects_per_other_type.items()),
-            *((f"  {name}", count) for name, count in zip(LEVELS, self.objects_per_level, strict=True)),
-            (f"regions of {DONT_CARE}", self.num_dont_care),
+            *((f"  level {name}", count) for name, count in zip(LEVELS, self.objects_per_level, strict=True)),
+            (DONT_CARE, self.num_dont_care),
         ]
 
 

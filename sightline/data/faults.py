@@ -89,7 +89,7 @@ MILD_KINDS = {
     "label_without_image": "label without image; not used",
     "unlabelled_image": "image without label; not used",
     "image_not_listed": "image that no split lists; not used",
-    "empty_class": "class without an image in this split",
+    "empty_class": "class without a sample in this split",
     "other_file": "file that is no image; not used",
     "same_content": "file with the same content as another",
     "duplicate_frame": "frame listed twice; one kept",

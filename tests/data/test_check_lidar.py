@@ -32,12 +32,12 @@ def test_objects_are_counted_by_class_type_and_level(kitti):
         "  Pedestrian             2    0",
         "  Cyclist                0    0",
         "  Van (not trained)      2    0",
-        "  easy                   0    0",  # 36 - 10 + 1 = 27 and 39 - 5 + 1 = 35 pixels high
-        "  moderate               4    0",
-        "  hard                   0    0",
-        "regions of DontCare      2    0",
+        "  level easy             0    0",  # 36 - 10 + 1 = 27 and 39 - 5 + 1 = 35 pixels high
+        "  level moderate         4    0",
+        "  level hard             0    0",
+        "DontCare                 2    0",
         "",
-        "note: 4 places with empty_class: class without an image in this split",
+        "note: 4 places with empty_class: class without a sample in this split",
         f"  {kitti}: the class 'Cyclist' has no object in kitti/train",
     ]
 
