@@ -118,7 +118,6 @@ class PasteObjects:
     def __init__(self, database: GroundTruthDatabase, config: PasteConfig, class_names: Sequence[str]) -> None:
         self.database = database
         self.config = config
-        self._points = np.asarray(database.points)  # of a file in memory: plain arrays are quicker to index
         is_worth = (database.num_points >= config.min_points) & ~np.isin(database.levels, config.without_levels)
         is_worth &= np.isfinite(database.boxes3d).all(axis=1)
         self.counts = config.counts_of(class_names)
@@ -248,7 +247,7 @@ class PasteObjects:
         rows = np.arange(total) + np.repeat(first - counts.cumsum() + counts, counts)
         joined = np.empty((total + len(left), points.shape[1]), np.float32)
         pasted = joined[:total]
-        self._points.take(rows, axis=0, out=pasted, mode="clip")
+        self.database.points.take(rows, axis=0, out=pasted, mode="clip")
         pasted[:, :3] += np.repeat(self.database.boxes3d[objects, :3], counts, axis=0)
         pasted[:, 2] += np.repeat(lift, counts)
         points.take(left, axis=0, out=joined[total:], mode="clip")
