@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,8 @@ class Fault:
 @dataclass(frozen=True, eq=False)
 class ImageAnnotations:
     """Images of one split with their true boxes, in flat arrays that nobody may write to."""
+
+    unit: ClassVar[str] = "image"
 
     class_names: tuple[str, ...]
     paths: PackedStrings

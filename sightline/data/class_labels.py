@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,8 @@ class PackedPixels:
 @dataclass(frozen=True, eq=False)
 class ClassLabels:
     """Images of one split, each with one class, in flat arrays that nobody may write to."""
+
+    unit: ClassVar[str] = "image"
 
     class_names: tuple[str, ...]
     labels: Ints

@@ -46,6 +46,21 @@ FATAL_KINDS = {
     "duplicate_id": "id given twice",
     "unknown_image_id": "box of an image that is not listed",
     "unknown_category_id": "box of a category that is not listed",
+    # of point clouds and what belongs to them
+    "missing_points": "point file does not exist",
+    "unreadable_points": "point file cannot be opened",
+    "unsupported_points": "format of points that is not read",
+    "broken_points": "point file contradicts its format",
+    "truncated_points": "point file is cut off",
+    "empty_points": "point file without points",
+    "non_finite_points": "points that are NaN or infinite",
+    "too_large_points": "point file above the limit of points",
+    "missing_calibration": "calibration file does not exist",
+    "unreadable_calibration": "calibration file cannot be read",
+    "bad_calibration": "calibration is not whole or impossible",
+    "cloud_out_of_view": "cloud of which the camera sees nothing",
+    "bad_plane": "road plane is broken",
+    "bad_size": "box in space whose size is not positive",
     # of the data set as a whole; raised as FormatError
     "not_found": "path does not exist",
     "truncated_file": "data file is cut off",
@@ -60,6 +75,7 @@ FATAL_KINDS = {
     "bad_json": "JSON is broken or refused",
     "bad_names": "class names are missing or contradict each other",
     "no_images": "no images found",
+    "no_frames": "no frames found",
     "unknown_split": "the data set has no such split",
 }
 """What each fault means after which an image's truth, or the whole data set, cannot be trusted."""
@@ -73,9 +89,17 @@ MILD_KINDS = {
     "label_without_image": "label without image; not used",
     "unlabelled_image": "image without label; not used",
     "image_not_listed": "image that no split lists; not used",
-    "empty_class": "class without an image in this split",
+    "empty_class": "class without a sample in this split",
     "other_file": "file that is no image; not used",
-    "same_content": "image with the same content as another",
+    "same_content": "file with the same content as another",
+    "duplicate_frame": "frame listed twice; one kept",
+    "frame_not_listed": "frame that no split lists; not used",
+    "frame_without_image": "frame without a picture; its points are not cut to the camera's view",
+    "frame_without_plane": "frame without a road plane",
+    "frame_without_label": "frame without a label file; its objects are not known",
+    "box_without_points": "box in space without a point inside",
+    "no_split_lists": "no lists of splits; all frames are one split",
+    "split_without_frames": "list of frames whose folder is not there; not used",
     "download_ignored": "download instructions; ignored",
 }
 """What each fault means that is repaired or set aside, and counted."""
@@ -122,11 +146,15 @@ class SplitTruth(Protocol):
     def faults(self) -> tuple[Fault, ...]:
         """Everything found while reading."""
 
-    def __len__(self) -> int:
-        """Number of images."""
+    @property
+    def unit(self) -> str:
+        """What one sample is called: ``image``."""
 
-    def select(self, images: Iterable[int]) -> Self:
-        """The same data with only these images, in this order."""
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def select(self, samples: Iterable[int], /) -> Self:
+        """The same data with only these samples, in this order."""
 
 
 Truth = TypeVar("Truth", bound=SplitTruth)
@@ -151,7 +179,7 @@ def enforce(annotations: Truth, on_fault: Literal["refuse", "skip"]) -> tuple[Tr
     if fatal and on_fault == "refuse":
         raise DataError(refusal(annotations, fatal, len(spoilt)))
     if spoilt and len(spoilt) == len(annotations):
-        raise DataError(f"{refusal(annotations, fatal, len(spoilt))}\nNo image would be left.")
+        raise DataError(f"{refusal(annotations, fatal, len(spoilt))}\nNo {annotations.unit} would be left.")
     messages = []
     for group in by_kind(annotations.faults).values():
         example, count = group[0], len(group)
@@ -160,7 +188,7 @@ def enforce(annotations: Truth, on_fault: Literal["refuse", "skip"]) -> tuple[Tr
         )
     if not spoilt:
         return annotations, messages
-    share = f"{len(spoilt):,} of {counted(len(annotations), 'image')}"
+    share = f"{len(spoilt):,} of {counted(len(annotations), annotations.unit)}"
     messages.insert(0, f"{annotations.name}: left out {share} (data.on_fault=skip); figures are those of the others")
     return annotations.select(i for i in range(len(annotations)) if i not in spoilt), messages
 
@@ -169,8 +197,8 @@ def refusal(annotations: SplitTruth, fatal: Sequence[Fault], num_spoilt: int) ->
     """At most four lines: how much is wrong, the first places, what to do."""
     shown = fatal[:2]
     rest = f" (the first {len(shown)} are shown)" if len(fatal) > len(shown) else ""
-    where = f" in {num_spoilt:,} of {counted(len(annotations), 'image')}" if num_spoilt else ""
-    those = "that image" if num_spoilt == 1 else "those images"
+    where = f" in {num_spoilt:,} of {counted(len(annotations), annotations.unit)}" if num_spoilt else ""
+    those = f"that {annotations.unit}" if num_spoilt == 1 else f"those {annotations.unit}s"
     way_out = f"leave {those} out" if num_spoilt else f"go on in spite of {'it' if len(fatal) == 1 else 'them'}"
     repair = "Repair it (look again with" if len(fatal) == 1 else "Repair them (all are listed by"
     return "\n".join(
