@@ -75,7 +75,7 @@ def world(
 
     Args:
         out: A new folder.
-        format: ``yolo``, ``coco`` or ``voc``.
+        format: ``yolo``, ``coco``, ``voc``, or ``kitti`` with the points of a LiDAR.
         scenes: Number of pictures in all.
         seed: Which city.
         progress: Called with the number of finished pictures.
@@ -89,6 +89,8 @@ def world(
     written = write_world(folder, format=cast(WorldFormat, format), scenes=scenes, seed=seed, progress=progress)
     images = ", ".join(f"{count} {split}" for split, count in written.images.items())
     boxes = ", ".join(f"{count} {name}" for name, count in written.boxes.items())
+    if written.format == "kitti":
+        return f"{folder}: {images} frames; {boxes}\nLook at it: sightline check {quote(str(folder))}"
     command = f"sightline train yolov7-tiny-small --data {quote(str(folder))}"
     return f"{folder}: {images} pictures; {boxes}\nTrain on it: {command}"
 

@@ -88,7 +88,7 @@ def export(
     path = Path(out if out is not None else f"{_stem(place, found)}{SUFFIXES[format]}").expanduser()
     refuse_taken(path, force=force)
     config = _image_run(place)
-    image_model = config.image_model(class_names_of(place))
+    image_model = config.trained_model(class_names_of(place))
     if format == "bmxnet":
         which = _load_latent(image_model, found)
         content, notes = _params(image_model, cast(Layout, layout or "packed"), str(printable(model)))

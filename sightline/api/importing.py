@@ -85,7 +85,7 @@ def import_bmxnet(
     with source.open("rb") as parameters:
         digest = hashlib.file_digest(parameters, "sha256").hexdigest()
     names, notes = _class_names(config, arrays, source)
-    task = config.image_model(names).classifier
+    task = config.trained_model(names).classifier
     try:
         match = import_network(task.network, arrays)
     except RunError as error:

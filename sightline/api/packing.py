@@ -116,7 +116,7 @@ def _fresh_task(place: Path | Release) -> Task:
     if not isinstance(config, ImageRun):
         name = printable(place if isinstance(place, Path) else place.path)
         raise ConfigError(f"{name}: a run of {title_of(config)} is no network on images, and only these are packed.")
-    return config.image_model(class_names_of(place)).task.eval()
+    return config.trained_model(class_names_of(place)).task.eval()
 
 
 def _load(

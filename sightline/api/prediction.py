@@ -1,4 +1,4 @@
-"""A trained model on a user's own pictures: image, folder, pattern or video in, pictures and JSON out."""
+"""A trained model on a user's own files: images, videos or point clouds in, pictures and JSON out."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
     from sightline.engine.checkpoint.reader import Checkpoint
     from sightline.engine.checkpoint.release import Release
-    from sightline.recipes.images import ImageRun
-    from sightline.tasks.image_model import Found, ImageModel
+    from sightline.recipes.data_run import DataRun
+    from sightline.tasks.trained_model import Found, TrainedModel
 
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
 PREDICTION_KEYS = ("image_size", "device", "threads", "model")
 """Keys and groups that a prediction uses."""
 
@@ -66,7 +65,7 @@ class PicturePrediction:
 class Predictor:
     """A trained model, ready to use on pictures. Made by ``sightline.load``."""
 
-    def __init__(self, config: ImageRun, weights: Checkpoint | Release, class_names: Sequence[str]) -> None:
+    def __init__(self, config: DataRun, weights: Checkpoint | Release, class_names: Sequence[str]) -> None:
         import torch
 
         from sightline.engine.device import pick_device
@@ -74,48 +73,52 @@ class Predictor:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.device = pick_device(config.device)
-        self.model: ImageModel = config.image_model(class_names)
+        self.model: TrainedModel = config.trained_model(class_names)
         load_weights(self.model.task, weights, count_bits=self.device.type == "cpu")
         self.model.prepare(self.device)
         self.class_names = self.model.class_names
 
-    def __call__(self, image: np.ndarray[Any, Any]) -> Any:
-        """Predict on one picture.
+    def __call__(self, sample: np.ndarray[Any, Any]) -> Any:
+        """Predict on one sample.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            sample: (H, W, 3) uint8 RGB; of a LiDAR detector (P, F) float32 points.
 
         Returns:
-            A ``BoxPrediction`` with boxes in pixels of the picture, best first; of a classifier a ``ClassPrediction``.
+            A ``BoxPrediction`` with boxes in pixels of the picture, best first; of a classifier a ``ClassPrediction``;
+            of a LiDAR detector a ``Box3DPrediction``.
         """
         import torch
 
         with torch.inference_mode():
-            return self.model.task.predict(self.model.batch_of(image).to(self.device))[0]
+            return self.model.task.predict(self.model.batch_of(sample).to(self.device))[0]
 
-    def found_on(self, image: np.ndarray[Any, Any], *, score_threshold: float | None = None) -> tuple[Found, ...]:
+    def found_on(self, sample: np.ndarray[Any, Any], *, score_threshold: float | None = None) -> tuple[Found, ...]:
         """As calling it, as plain values: the answers with at least this score (a detector's 0.25), best first."""
         threshold = self.model.score_threshold if score_threshold is None else score_threshold
-        return self.model.found(self(image), score_threshold=threshold)
+        return self.model.found(self(sample), score_threshold=threshold)
 
     def predict_files(
         self, sources: Sequence[PathLike], *, out: Path, score_threshold: float | None, pictures: bool
     ) -> Iterator[PicturePrediction]:
-        """Predict on images, folders, patterns or videos; see ``sightline.predict``."""
-        paths = files_of(sources)
+        """Predict on files, folders or patterns; see ``sightline.predict``."""
+        paths = files_of(sources, self.model.suffixes, self.model.takes)
         _refuse_overwriting(paths, out)
         entries: list[dict[str, Any]] = []
         used: set[Path] = set()
         key = self.model.answers
         try:
-            for path, frame, image in _frames(paths):
-                if isinstance(image, DataError):
+            for path, frame, sample in self._samples(paths):
+                if isinstance(sample, DataError):
                     if len(paths) == 1:
-                        raise image
-                    result = PicturePrediction(str(path), frame, (), "", key, error=_reason(image, path))
+                        raise sample
+                    result = PicturePrediction(str(path), frame, (), "", key, error=_reason(sample, path))
                 else:
-                    found = self.found_on(image, score_threshold=score_threshold)
-                    drawn = self._write_picture(out, path, frame, image, found, used) if pictures else None
+                    found = self.found_on(sample, score_threshold=score_threshold)
+                    target = _unused(out / f"{path.stem if frame is None else f'{path.stem}_{frame:06d}'}.jpg", used)
+                    drawn = self._write_picture(target, sample, found) if pictures else None
+                    for suffix, text in self.model.other_files(path, sample, found).items():
+                        write_output(target.with_suffix(suffix), text)
                     result = PicturePrediction(str(path), frame, found, self.model.tell(found), key, drawn)
                 entries.append(result.as_dict())
                 yield result
@@ -123,15 +126,21 @@ class Predictor:
             if entries:
                 write_output(out / "predictions.json", "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
 
-    def _write_picture(
-        self, out: Path, path: Path, frame: int | None, image: Any, found: Sequence[Found], used: set[Path]
-    ) -> Path:
+    def _samples(self, paths: Sequence[Path]) -> Iterator[tuple[Path, int | None, Any]]:
+        """File, number in it, and every sample; an error in place of a file that is broken."""
+        for path in paths:
+            try:
+                for frame, sample in self.model.samples_of(path):
+                    yield path, frame, sample
+            except DataError as error:
+                yield path, None, error
+
+    def _write_picture(self, target: Path, sample: Any, found: Sequence[Found]) -> Path:
         from sightline.engine.callbacks.gallery import write_picture
 
-        drawn = self.model.draw(image, found)
-        target = _unused(out / f"{path.stem if frame is None else f'{path.stem}_{frame:06d}'}.jpg", used)
+        drawn = self.model.draw(sample, found)
         try:
-            out.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             write_picture(target, drawn)
         except OSError as error:
             raise RunError(f"{printable(target)}: cannot be written ({error.strerror}). Name another --out.") from error
@@ -149,13 +158,13 @@ def load(run: PathLike, *, checkpoint: str = "best", changes: Sequence[str] = ()
     Raises:
         UserError: If there is no such run or checkpoint, or it is damaged.
     """
-    from sightline.recipes.images import ImageRun
+    from sightline.recipes.data_run import DataRun
 
     model, found = open_model(Path(run), checkpoint)
     config = read_config(model, changes)
     refuse_unused(changes, PREDICTION_KEYS, "a prediction")
-    if not isinstance(config, ImageRun):
-        raise ConfigError(f"{printable(run)}: a run of {title_of(config)} does not predict on images.")
+    if not isinstance(config, DataRun):
+        raise ConfigError(f"{printable(run)}: a run of {title_of(config)} does not predict on files.")
     return Predictor(config, found, class_names_of(model))
 
 
@@ -169,7 +178,7 @@ def predict(
     pictures: bool = True,
     changes: Sequence[str] = (),
 ) -> Iterator[PicturePrediction]:
-    """Predict on images, folders, patterns (``photos/*.jpg``) or videos, one picture at a time.
+    """Predict on images, videos or point clouds, on folders or patterns (``photos/*.jpg``) of them, one at a time.
 
     Pictures with the answers drawn in and ``predictions.json`` are written to ``out``. A picture that cannot be read
     gives a result with an ``error``, unless it is the only one.
@@ -190,7 +199,9 @@ def predict(
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     folder = free_folder(Path("predictions")) if out is None else Path(out).expanduser()
     check_output_folder(folder)
-    files_of(sources)  # wrong sources are told before a model is loaded
+    for path in (Path(one).expanduser() for one in sources):  # a wrong name is told before a model is loaded
+        if not path.exists():
+            _matches(path)
     predictor = load(run, checkpoint=checkpoint, changes=changes)
     return predictor.predict_files(sources, out=folder, score_threshold=score_threshold, pictures=pictures)
 
@@ -204,15 +215,17 @@ def free_folder(path: Path) -> Path:
     return free
 
 
-def files_of(sources: Sequence[PathLike]) -> list[Path]:
-    """Image and video files that sources name, each once; those of a folder or pattern in the order of their names.
+def files_of(sources: Sequence[PathLike], suffixes: frozenset[str], takes: tuple[str, str]) -> list[Path]:
+    """Files that sources name, each once; those of a folder or pattern in the order of their names.
+
+    Args:
+        sources: Files, folders or patterns.
+        suffixes: Of the files that are taken from folders and patterns.
+        takes: What such files are called, and how a source of them is named.
 
     Raises:
         DataError: If a source names none.
     """
-    from sightline.data.image_header import IMAGE_SUFFIXES
-
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found: dict[Path, None] = {}
     for source in sources:
         path = Path(source).expanduser()
@@ -220,12 +233,9 @@ def files_of(sources: Sequence[PathLike]) -> list[Path]:
             found[path] = None
             continue
         matches = sorted(path.rglob("*")) if path.is_dir() else _matches(path)
-        files = [one for one in matches if one.suffix.lower() in known and one.is_file()]
+        files = [one for one in matches if one.suffix.lower() in suffixes and one.is_file()]
         if not files:
-            raise DataError(
-                f"{printable(path)}: no image or video there. Give an image, a folder, a pattern in quotes such as "
-                "'photos/*.jpg', or a video."
-            )
+            raise DataError(f"{printable(path)}: no {takes[0]} there. {takes[1]}")
         found.update(dict.fromkeys(files))
     return list(found)
 
@@ -247,35 +257,6 @@ def _refuse_overwriting(paths: Sequence[Path], out: Path) -> None:
     for path in paths:
         if path.resolve().parent == folder:
             raise RunError(f"{printable(out)}: holds {printable(path.name)}, a source. Give another folder: --out DIR.")
-
-
-def _frames(paths: Sequence[Path]) -> Iterator[tuple[Path, int | None, Any]]:
-    """File, frame number (of a video) and RGB pixels of every picture; an error in place of pixels that are broken."""
-    import cv2
-
-    from sightline.data.decode import decode_image
-
-    for path in paths:
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            try:
-                yield path, None, decode_image(path)
-            except DataError as error:
-                yield path, None, error
-            continue
-        video = cv2.VideoCapture(str(path))
-        frame = 0
-        try:
-            while True:
-                got, image = video.read()
-                if not got:
-                    break
-                yield path, frame, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-                frame += 1
-        finally:
-            video.release()
-        if frame == 0:
-            message = "no frame of this video can be read; convert it, for example to an mp4 with H.264"
-            yield path, None, DataError(f"{printable(path)}: {message}.")
 
 
 def _reason(error: DataError, path: Path) -> str:

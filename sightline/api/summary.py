@@ -51,11 +51,11 @@ def about_session(record: RunRecord) -> list[str]:
 
 
 def _model(config: RunConfig, training: Training) -> str:
-    from sightline.recipes.images import ImageRun
+    from sightline.recipes.data_run import DataRun
 
     count = sum(parameter.numel() for parameter in training.task.parameters())
     text = f"{printable(title_of(config))}, {count:,} parameters"
-    if isinstance(config, ImageRun):
+    if isinstance(config, DataRun):
         text += f", {config.describe_model(training.task)}"
     return text
 

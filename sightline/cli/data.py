@@ -109,7 +109,11 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
 def world(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="new folder for the data set", show_default=False)],
     format: Annotated[
-        str, typer.Option(help="yolo, coco or voc", autocompletion=lambda: ["yolo", "coco", "voc"])
+        str,
+        typer.Option(
+            help="yolo, coco or voc; kitti has the points of a LiDAR too",
+            autocompletion=lambda: ["yolo", "coco", "voc", "kitti"],
+        ),
     ] = "yolo",
     scenes: Annotated[int, typer.Option(min=2, help="number of pictures, training and validation together")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="another seed, another city")] = 0,
@@ -118,6 +122,7 @@ def world(
 
     Examples:
         sightline world city --format coco --scenes 500
+        sightline world streets --format kitti --scenes 100
     """
     from sightline import api
 

@@ -98,7 +98,7 @@ class Fault:
 class ImageAnnotations:
     """Images of one split with their true boxes, in flat arrays that nobody may write to."""
 
-    sample_noun: ClassVar[str] = "image"
+    unit: ClassVar[str] = "image"
 
     class_names: tuple[str, ...]
     paths: PackedStrings

@@ -48,7 +48,7 @@ class PackedPixels:
 class ClassLabels:
     """Images of one split, each with one class, in flat arrays that nobody may write to."""
 
-    sample_noun: ClassVar[str] = "image"
+    unit: ClassVar[str] = "image"
 
     class_names: tuple[str, ...]
     labels: Ints

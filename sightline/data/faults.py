@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self, TypeVar
 
 from sightline.config.errors import DataError
 from sightline.config.printable import counted, printable
@@ -133,9 +133,6 @@ def by_kind(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
 class SplitTruth(Protocol):
     """The truth of one split, whatever it is about."""
 
-    sample_noun: ClassVar[str]
-    """What a sample is called in messages."""
-
     @property
     def name(self) -> str:
         """For messages."""
@@ -148,11 +145,15 @@ class SplitTruth(Protocol):
     def faults(self) -> tuple[Fault, ...]:
         """Everything found while reading."""
 
-    def __len__(self) -> int:
-        """Number of images."""
+    @property
+    def unit(self) -> str:
+        """What one sample is called: ``image``."""
 
-    def select(self, images: Iterable[int]) -> Self:
-        """The same data with only these images, in this order."""
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def select(self, samples: Iterable[int], /) -> Self:
+        """The same data with only these samples, in this order."""
 
 
 Truth = TypeVar("Truth", bound=SplitTruth)
@@ -177,7 +178,7 @@ def enforce(annotations: Truth, on_fault: Literal["refuse", "skip"]) -> tuple[Tr
     if fatal and on_fault == "refuse":
         raise DataError(refusal(annotations, fatal, len(spoilt)))
     if spoilt and len(spoilt) == len(annotations):
-        raise DataError(f"{refusal(annotations, fatal, len(spoilt))}\nNo {annotations.sample_noun} would be left.")
+        raise DataError(f"{refusal(annotations, fatal, len(spoilt))}\nNo {annotations.unit} would be left.")
     messages = []
     for group in by_kind(annotations.faults).values():
         example, count = group[0], len(group)
@@ -186,7 +187,7 @@ def enforce(annotations: Truth, on_fault: Literal["refuse", "skip"]) -> tuple[Tr
         )
     if not spoilt:
         return annotations, messages
-    share = f"{len(spoilt):,} of {counted(len(annotations), annotations.sample_noun)}"
+    share = f"{len(spoilt):,} of {counted(len(annotations), annotations.unit)}"
     messages.insert(0, f"{annotations.name}: left out {share} (data.on_fault=skip); figures are those of the others")
     return annotations.select(i for i in range(len(annotations)) if i not in spoilt), messages
 
@@ -195,9 +196,8 @@ def refusal(annotations: SplitTruth, fatal: Sequence[Fault], num_spoilt: int) ->
     """At most four lines: how much is wrong, the first places, what to do."""
     shown = fatal[:2]
     rest = f" (the first {len(shown)} are shown)" if len(fatal) > len(shown) else ""
-    where = f" in {num_spoilt:,} of {counted(len(annotations), annotations.sample_noun)}" if num_spoilt else ""
-    noun = annotations.sample_noun
-    those = f"that {noun}" if num_spoilt == 1 else f"those {noun}s"
+    where = f" in {num_spoilt:,} of {counted(len(annotations), annotations.unit)}" if num_spoilt else ""
+    those = f"that {annotations.unit}" if num_spoilt == 1 else f"those {annotations.unit}s"
     way_out = f"leave {those} out" if num_spoilt else f"go on in spite of {'it' if len(fatal) == 1 else 'them'}"
     repair = "Repair it (look again with" if len(fatal) == 1 else "Repair them (all are listed by"
     return "\n".join(

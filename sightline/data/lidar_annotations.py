@@ -6,6 +6,7 @@ and regions without labels (KITTI's DontCare) too: an evaluation needs them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,13 +15,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sightline.data.annotations import Fault, Floats, Ints, PackedStrings, SmallInts
+from sightline.data.annotations import Bools, Fault, Floats, Ints, PackedStrings, SmallInts, file_stamps
 from sightline.ops.frames import Calibration
+from sightline.ops.points import points_in_boxes
+
+Array = np.ndarray[Any, Any]
+
+DONT_CARE = "DontCare"
+"""The type of regions in which objects are not labelled."""
 
 LEVEL_HEIGHTS = (40.0, 25.0, 25.0)
 LEVEL_TRUNCATIONS = (0.15, 0.3, 0.5)
 LEVEL_OCCLUSIONS = (0, 1, 2)
 """Limits of easy, moderate and hard."""
+
+
+_OF_FRAMES = ("sizes_hw", "image_from_rect", "rect_from_camera", "camera_from_lidar", "planes")
+_OF_OBJECTS = (
+    "types", "labels", "boxes3d", "boxes_camera", "boxes_xyxy", "alphas", "truncations", "occlusions",
+)  # fmt: skip
 
 
 def difficulty_levels(boxes_xyxy: Floats, truncations: Floats, occlusions: SmallInts) -> SmallInts:
@@ -51,7 +64,7 @@ def difficulty_levels(boxes_xyxy: Floats, truncations: Floats, occlusions: Small
 class LidarAnnotations:
     """Frames of one split with all objects, in flat arrays that nobody may write to."""
 
-    sample_noun: ClassVar[str] = "frame"
+    unit: ClassVar[str] = "frame"
 
     class_names: tuple[str, ...]
     """(K,) classes that are trained, in the order of the labels."""
@@ -146,6 +159,13 @@ class LidarAnnotations:
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self.class_names)).astype(np.int64)
 
     @property
+    def is_object(self) -> Bools:
+        """(M,) False for regions without labels (DontCare)."""
+        if DONT_CARE not in self.type_names:
+            return np.ones(len(self.types), np.bool_)
+        return np.not_equal(self.types, self.type_names.index(DONT_CARE))
+
+    @property
     def objects_per_type(self) -> Ints:
         """Number of objects of each of ``type_names``."""
         return np.bincount(self.types, minlength=len(self.type_names)).astype(np.int64)
@@ -175,13 +195,9 @@ class LidarAnnotations:
         offsets = np.concatenate(([0], np.cumsum(counts)))  # (n + 1,)
         rows = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], counts)
         new_index = {int(old): new for new, old in enumerate(chosen)}
-        of_frames = ("sizes_hw", "image_from_rect", "rect_from_camera", "camera_from_lidar", "planes")
-        of_objects = (
-            "types", "labels", "boxes3d", "boxes_camera", "boxes_xyxy", "alphas", "truncations", "occlusions",
-        )  # fmt: skip
         changes: dict[str, Any] = {
-            **{name: getattr(self, name)[chosen] for name in of_frames},
-            **{name: getattr(self, name)[rows] for name in of_objects},
+            **{name: getattr(self, name)[chosen] for name in _OF_FRAMES},
+            **{name: getattr(self, name)[rows] for name in _OF_OBJECTS},
             **{
                 name: PackedStrings(getattr(self, name)[int(i)] for i in chosen)
                 for name in ("frame_ids", "point_paths", "image_paths")
@@ -196,3 +212,51 @@ class LidarAnnotations:
                 for fault in self.faults
             ),
         )
+
+
+def points_in_view(annotations: LidarAnnotations, index: int, points: Array) -> Array:
+    """The points (P, F) of a frame that its camera sees; all of them where there is no picture."""
+    height, width = annotations.sizes_hw[index].tolist()
+    if height == 0:
+        return points
+    seen: Array = points[annotations.calibration(index).is_in_image(points, (height, width))]
+    return seen
+
+
+def points_per_object(annotations: LidarAnnotations, index: int, points: Array) -> Ints:
+    """(n,) how many points (P, F) lie inside of the objects of a frame, borders included; -1 for DontCare.
+
+    Unlike ``ground_truth_database`` without a margin, as KITTI's numbers of points are counted in OpenPCDet; give
+    ``points_in_view`` for those.
+    """
+    rows = annotations.rows_of(index)
+    inside = points_in_boxes(points.astype(np.float64), annotations.boxes3d[rows], side_margin=0)
+    return np.where(annotations.is_object[rows], inside.sum(axis=1), -1).astype(np.int64)
+
+
+def lidar_content_key(annotations: LidarAnnotations, *, file_times: bool = True, with_classes: bool = True) -> str:
+    """A SHA-256 that changes whenever the frames or their truth change: for caches and for a run's record.
+
+    Covers all numbers of frames and objects, the types, and of every file of points its name below the data set's
+    folder, its size in bytes and (with ``file_times``) its time of change. Points and pictures themselves are not read.
+
+    Args:
+        annotations: What was read.
+        file_times: False leaves the times out, so that two copies of one data set have the same key.
+        with_classes: False leaves out which types are trained.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    key = hashlib.sha256()
+    for stamp in file_stamps(annotations.source, annotations.point_paths, file_times=file_times):
+        key.update(stamp)
+    names = (*(annotations.class_names if with_classes else ()), "", *annotations.type_names)
+    key.update("\0".join(names).encode("utf-8", "surrogatepass"))
+    for name in (*_OF_FRAMES, "offsets", *_OF_OBJECTS):
+        if name == "labels" and not with_classes:
+            continue
+        array = getattr(annotations, name)
+        key.update(f"{name}{array.dtype.str}{array.shape}".encode())
+        key.update(array.tobytes())
+    return key.hexdigest()

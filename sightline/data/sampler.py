@@ -173,6 +173,60 @@ class RepeatedSampler(Sampler):
         return BatchRequest(epoch, index, tuple(ids.tolist()), repeats=tuple((places % self.repeats).tolist()))
 
 
+class LongEpochSampler(Sampler):
+    """All passes over the data as one: batches run over the borders of epochs, and all of them are full.
+
+    The samples of all passes are shuffled together, so that an epoch is an equal share of the run's batches, and not
+    every sample once. What is left at the end and makes no whole share is not used, as in OpenPCDet.
+
+    Args:
+        length: Number of samples of the data set.
+        batch_size: Samples of a global batch, over all processes.
+        epochs: Passes over the data, all of the run's.
+        seed: Seed of the run.
+        rank: This process, from 0.
+        num_processes: How many share every batch.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, *, epochs: int, seed: int = 0, rank: int = 0, num_processes: int = 1
+    ) -> None:
+        super().__init__(length, batch_size, seed=seed, rank=rank, num_processes=num_processes)
+        if epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {epochs}.")
+        self.epochs = epochs
+        self._whole: IntArray | None = None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """An equal share of the run's full batches; 1 where the data set is smaller than a batch."""
+        return max(1, self.length * self.epochs // self.batch_size // self.epochs)
+
+    def batch_length(self, index: int) -> int:
+        """``batch_size``; or all samples, where the data set is smaller.
+
+        Raises:
+            IndexError: If an epoch has no such batch.
+        """
+        if not 0 <= index < self.batches_per_epoch:
+            raise IndexError(f"an epoch has batches 0 to {self.batches_per_epoch - 1}, got {index}.")
+        return min(self.batch_size, self.length)
+
+    def request(self, epoch: int, index: int) -> BatchRequest:
+        """This process's share of the global batch ``index`` of ``epoch``; ``repeats`` are passes over the data.
+
+        Raises:
+            IndexError: If an epoch has no such batch.
+        """
+        size = self.batch_length(index)
+        if self._whole is None:
+            self._whole = epoch_order(self.seed, 0, self.length * self.epochs)
+        start = (epoch * self.batches_per_epoch + index) * size
+        chosen = self._whole[start : start + size][self.rank :: self.num_processes]
+        ids, passes = chosen % self.length, chosen // self.length
+        return BatchRequest(epoch, index, tuple(ids.tolist()), repeats=tuple(passes.tolist()))
+
+
 class RectangularSampler(Sampler):
     """Batches of images of similar shape, each with the smallest input that holds them: for evaluation.
 

@@ -10,6 +10,7 @@ A batch that does not fit into memory is run in parts, which share it in the sam
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,18 +29,42 @@ def share_weights(counts: Tensor) -> Tensor | None:
         (k,) float64, ``count * processes / sum of the counts of all processes``, 0 where no process has any; None in
         a single process, where every weight is 1. Of the parts of a batch every one counts as a process.
     """
+    all_shares = _over_all_shares(counts)
+    if all_shares is None:
+        return None
+    totals, shares = all_shares
+    return counts.detach().to(torch.float64) * shares / totals.clamp(min=1)
+
+
+def share_divisors(counts: Tensor) -> Tensor:
+    """What the sums of this process must be divided by, so that their mean over processes is that of everything.
+
+    For sums over more than what is counted, such as the loss of a whole map over its number of objects: a share without
+    any object still has a map. All processes must call it at the same time with as many counts.
+
+    Args:
+        counts: (k,) how many things of each kind there are here, on the device that the processes talk over.
+
+    Returns:
+        (k,) float64, ``sum of the counts of all processes / processes``, where a sum of 0 is taken for 1.
+    """
+    totals, shares = _over_all_shares(counts) or (counts.detach().to(torch.float64), 1)
+    return totals.clamp(min=1) / shares
+
+
+def _over_all_shares(counts: Tensor) -> tuple[Tensor, int] | None:
+    """(k,) float64 sums over all shares, and how many shares there are; None where nothing is shared."""
     if PartWeights.current is not None:
-        return PartWeights.current._weights(counts)
+        return PartWeights.current._over_all_shares(counts)
     if _is_alone():
         return None
-    own = counts.detach().to(torch.float64)
-    total = own.clone()
-    dist.all_reduce(total)
-    return own * dist.get_world_size() / total.clamp(min=1)
+    totals = counts.detach().to(torch.float64, copy=True)
+    dist.all_reduce(totals)
+    return totals, dist.get_world_size()
 
 
 class PartWeights:
-    """Makes ``share_weights`` take the parts of a batch for shares of it.
+    """Makes ``share_weights`` and ``share_divisors`` take the parts of a batch for shares of it.
 
     How many things there are in all is known only when every part has been seen. So each part is run twice: at first
     ``counting``, where nothing is weighted; then ``weighing``, where the mean of its losses over the parts (and over
@@ -85,7 +110,7 @@ class PartWeights:
             for total in self._totals:
                 dist.all_reduce(total)
 
-    def _weights(self, counts: Tensor) -> Tensor | None:
+    def _over_all_shares(self, counts: Tensor) -> tuple[Tensor, int] | None:
         own = counts.detach().to(torch.float64)
         call, self._call = self._call, self._call + 1
         if self._is_counting:
@@ -94,7 +119,7 @@ class PartWeights:
             self._totals[call] += own
             return None
         shares = self.parts if _is_alone() else self.parts * dist.get_world_size()
-        return own * shares / self._totals[call].clamp(min=1)
+        return self._totals[call], shares
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
@@ -104,6 +129,28 @@ def mean_over_processes(values: Tensor) -> Tensor:
     total = values.detach().clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Sum of a tensor over all processes, through which gradients of all of them flow; itself in a single process."""
+    return values if _is_alone() else cast(Tensor, _Sum.apply(values))
+
+
+class _Sum(torch.autograd.Function):
+    """Every process has the same sum, so what one adds to it changes the losses of all."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
 
 
 def _is_alone() -> bool:

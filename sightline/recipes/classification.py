@@ -135,7 +135,7 @@ class ClassificationRun(ImageRun, abc.ABC):
             labels=labels,
         )
 
-    def image_model(self, class_names: Sequence[str]) -> ClassificationModel:
+    def trained_model(self, class_names: Sequence[str]) -> ClassificationModel:
         """The network for use on pictures, with fresh weights."""
         return ClassificationModel(
             self._task(class_names, None),
@@ -253,5 +253,5 @@ class ClassificationRun(ImageRun, abc.ABC):
             channels=self.channels,
             cache=self.data.cache,
         )
-        sampler = source.sampler(self.images_per_evaluation_batch, rank=share.rank, num_processes=share.count)
+        sampler = source.sampler(self.samples_per_evaluation_batch, rank=share.rank, num_processes=share.count)
         return BatchLoader(source, sampler, workers=self.workers, kind=self.data.loader)

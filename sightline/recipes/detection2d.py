@@ -74,7 +74,7 @@ class Detection2DRun(ImageRun, abc.ABC):
         """The detector with the truth that it is evaluated against."""
         return Detection2D(self.build_detector(val.class_names), class_names=val.class_names, annotations=val)
 
-    def image_model(self, class_names: Sequence[str]) -> Detection2DModel:
+    def trained_model(self, class_names: Sequence[str]) -> Detection2DModel:
         """The detector for use on pictures, with fresh weights."""
         return Detection2DModel(self.build_detector(class_names), class_names, image_size=self.image_size)
 
@@ -136,5 +136,5 @@ class Detection2DRun(ImageRun, abc.ABC):
             rectangular=self.data.rectangular,
             cache=self.data.cache,
         )
-        sampler = source.sampler(self.images_per_evaluation_batch, rank=share.rank, num_processes=share.count)
+        sampler = source.sampler(self.samples_per_evaluation_batch, rank=share.rank, num_processes=share.count)
         return BatchLoader(source, sampler, workers=self.workers, kind=self.data.loader)

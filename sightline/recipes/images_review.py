@@ -1,233 +1,60 @@
-"""A look at all the data of a run on images before it begins: truth, image files, classes, sizes and caches."""
+"""A look at the image files of a run before it begins."""
 
 from __future__ import annotations
 
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from abc import ABC
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from shlex import quote
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, cast
 
 import numpy as np
 
-from sightline.config.errors import UserError
-from sightline.config.printable import counted, printable
-from sightline.data.annotations import Fault, Ints
+from sightline.data.annotations import Fault
 from sightline.data.cache_folder import cache_folder
 from sightline.data.check import readable_images
 from sightline.data.decode import decode_bytes, read_image_bytes
-from sightline.data.draws import epoch_order
-from sightline.data.faults import KINDS, by_kind, make_fault
-from sightline.data.formats.source import SplitSource
+from sightline.data.faults import make_fault
 from sightline.data.image_header import ImageError
 from sightline.data.transforms.image import resized_hw
-from sightline.engine.finding import DataReview, Finding, Weight
-
-if TYPE_CHECKING:
-    from sightline.engine.run_config import Problem, RunConfig
-    from sightline.recipes.images import ImageRun
-
-DECODE_SECONDS = 10.0
-"""Images are decoded for so long; the others are trusted to be what their headers say."""
-_AT_ONCE = 32
-_PLACES = 2
+from sightline.recipes.data_review import SplitReview
+from sightline.recipes.data_run import SplitDataConfig
+from sightline.recipes.images import ImageDataConfig
 
 
-class _ReadOnce(SplitSource[Any]):
-    """A data set whose splits are read once, however often they are asked for."""
+class ImageReview(SplitReview, ABC):
+    """Images are decoded, and may be kept in a cache."""
 
-    def __init__(self, source: SplitSource[Any]) -> None:
-        super().__init__(source.path, source.splits, source.faults)
-        self.source = source
-        self.held: dict[str, Any] = {}
-        self.broken: dict[str, list[Fault]] = {}
-        """Of each split, images that only decoding shows to be broken. They are among its other faults too."""
+    looked = "decoded"
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Those of the data set."""
-        return self.source.class_names
+    def whole_files(self, truth: Any) -> Iterable[int]:
+        """Images that are files of their own and whose header is sound."""
+        return readable_images(truth)
 
-    def _read(self, split: str) -> Any:
-        if split not in self.held:
-            self.held[split] = self.source.read(split)
-        return self.held[split]
+    def look(self, path: str) -> Fault | None:
+        """Decode it."""
+        try:
+            decode_bytes(read_image_bytes(path), path)
+        except ImageError as error:
+            return make_fault(error.kind, path, error.message)
+        return None
 
-
-class ImageReview(ABC):
-    """The review of a run's data; a kind of truth says how it is counted and what its model takes.
-
-    Args:
-        config: The run.
-        tell: Called with what is being done.
-    """
-
-    noun: ClassVar[str]
-    """What the truth consists of: ``box``, ``image``."""
-
-    def __init__(self, config: ImageRun, tell: Callable[[str], None] = lambda text: None) -> None:
-        self.config = config
-        self.tell = tell
-
-    @abstractmethod
-    def count(self, truth: Any) -> str:
-        """What a split holds, in a few words."""
-
-    @abstractmethod
-    def per_class(self, truth: Any) -> Ints:
-        """(K,) how much truth there is of each class."""
-
-    @abstractmethod
-    def fitting(self, class_names: Sequence[str]) -> tuple[Mapping[str, Any], list[Finding]]:
-        """Changes after which the model takes the images, and what is wrong without them."""
-
-    def of_batches(self, train: Any) -> list[Finding]:
-        """What is wrong with the batches that the split makes; nothing where a run says nothing else."""
-        return []
+    def lenient(self, data: SplitDataConfig) -> SplitDataConfig:
+        """Without what is broken, and without a cache."""
+        return super().lenient(data).but(cache="none")
 
     def cached_hw(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width at which a cache keeps an image of this size."""
         return resized_hw(size, cast(Any, self.config).image_size)
 
-    def run(self, *, decode: bool) -> DataReview:
-        """Everything that can be said about the data.
-
-        Args:
-            decode: Decode images too, for at most ``DECODE_SECONDS``.
-        """
-        data = self.config.data
-        try:
-            source = _ReadOnce(self.config.open_data())
-        except (UserError, OSError) as error:
-            return DataReview(None, [Finding("data", "problem", str(error))])
-        findings = [Finding("data", "note", str(fault)) for fault in source.faults]
-        evaluated = self.config.evaluated_split(source)
-        used = list(dict.fromkeys((data.train_split, evaluated)))
-        for split in dict.fromkeys((*used, *source.splits)):
-            self.tell(f"reading {split}")
-            try:
-                source.read(split)
-            except UserError as error:
-                findings.append(Finding("data", "problem" if split in used else "note", str(error)))
-        if decode:
-            findings += self._decode(source, [split for split in used if split in source.held])
-        told: set[str] = set()
-        for split in source.held:
-            findings += self._of_split(source, split, is_used=split in used, told=told)
-        if any(split not in source.held for split in used):
-            return DataReview(None, findings)
-        findings += self._of_classes(source.held[data.train_split], source.held[evaluated])
-        changes, findings_of_size = self.fitting(source.class_names)
-        findings += findings_of_size
-        findings += self.of_batches(source.held[data.train_split])
-        memory, disk = self._caches([source.held[split] for split in used])
-
-        def open_leniently(variant: RunConfig) -> Problem:
-            run = cast("ImageRun", variant)
-            lenient = run.but(**changes, data=run.data.but(on_fault="skip", cache="none"))
-            return lenient.open_source(source)
-
-        return DataReview(open_leniently, findings, memory, disk)
-
-    def _decode(self, source: _ReadOnce, splits: Sequence[str]) -> list[Finding]:
-        """Decode image files of the splits; the broken ones become faults of the truth."""
-        places = [(split, i) for split in splits for i in readable_images(source.held[split])]
-        if not places:
-            return []
-        order = [places[k] for k in epoch_order(0, 0, len(places))]
-        end, done = time.perf_counter() + DECODE_SECONDS, 0
-
-        def look(place: tuple[str, int]) -> tuple[str, Fault] | None:
-            split, index = place
-            path = source.held[split].paths[index]
-            try:
-                decode_bytes(read_image_bytes(path), path)
-            except ImageError as error:
-                return split, make_fault(error.kind, path, error.message, image=index)
-            return None
-
-        with ThreadPoolExecutor(4) as pool:
-            while done < len(order) and time.perf_counter() < end:
-                self.tell(f"decoding images, {done:,} of {len(order):,}")
-                for found in pool.map(look, order[done : done + _AT_ONCE]):
-                    if found is not None:
-                        source.broken.setdefault(found[0], []).append(found[1])
-                done = min(done + _AT_ONCE, len(order))
-        for split, faults in source.broken.items():
-            held = source.held[split]
-            faults.sort(key=lambda fault: str(fault.path))
-            source.held[split] = replace(held, faults=(*held.faults, *faults))
-        if done < len(order):
-            text = f"{done:,} of {counted(len(order), 'image')} decoded, drawn at random, in {DECODE_SECONDS:g} s"
-            return [Finding("images", "note", text, f"decode all: sightline check {_quoted(source.path)}")]
-        return [Finding("images", "ok", f"all {counted(len(order), 'image')} were decoded")]
-
-    def _of_split(self, source: _ReadOnce, split: str, *, is_used: bool, told: set[str]) -> list[Finding]:
-        """Counts of a split and its faults, without those that a split which shares the files has ``told``."""
-        truth, broken = source.held[split], source.broken.get(split, [])
-        spoilt = {fault.image for fault in truth.faults if fault.fatal and fault.image is not None}
-        text = f"{split}: {self.count(truth)}{'' if is_used else '; not used by this run'}"
-        weight: Weight = "ok"
-        cure = ""
-        if is_used and len(spoilt) == len(truth):
-            weight, cure = "problem", "give it images whose truth can be trusted"
-        elif is_used and len(truth.labels) == 0:
-            weight, cure = "problem", "label its images, or name another split: data.train_split, data.val_split"
-        findings = [Finding("labels", weight, text, cure)]
-        repair = f"repair them (all are listed by: sightline check {_quoted(source.path)})"
-        faults = [fault for fault in truth.faults[: len(truth.faults) - len(broken)] if str(fault) not in told]
-        told.update(map(str, faults))
-        for group in by_kind(faults).values():
-            counts = is_used and group[0].fatal
-            weight = "problem" if counts and self.config.data.on_fault == "refuse" else "note"
-            cure = f"{repair} or leave such images out with data.on_fault=skip" if counts else ""
-            findings.append(Finding("labels", weight, _told(split, group), cure))
-        for group in by_kind(broken).values():
-            findings.append(Finding("images", "problem", _told(split, group), repair))
-        return findings
-
-    def _of_classes(self, train: Any, val: Any) -> list[Finding]:
-        """Classes that cannot be learned, or not be measured, and images that are in both splits."""
-        findings = []
-        for held, what in ((train, "learned"), (val, "measured")):
-            counts = zip(held.class_names, self.per_class(held), strict=True)
-            missing = [printable(name) for name, count in counts if not count]
-            if missing and len(held.labels):
-                shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-                text = f"{held.name.rsplit('/', 1)[-1]}: no {self.noun} of {shown}: this cannot be {what}"
-                findings.append(Finding("classes", "note", text))
-        shared = set(train.paths) & set(val.paths)
-        if shared and train.paths is not val.paths:
-            text = (
-                f"{counted(len(shared), 'image')} of {len(val):,} that evaluate are trained on, such as {min(shared)}"
-            )
-            findings.append(Finding("splits", "note", printable(text, limit=300), "the figures will be too good"))
-        return findings
-
-    def _caches(self, splits: Iterable[Any]) -> tuple[dict[str, int], dict[Path, int]]:
-        """Bytes of memory and disk that the run's cache of images will take."""
-        data = self.config.data
+    def caches(self, truths: Sequence[Any]) -> tuple[dict[str, int], dict[Path, int]]:
+        """Those of ``data.cache``."""
+        data = cast(ImageDataConfig, self.config.data)
         if data.cache == "none":
             return {}, {}
-        sizes = np.concatenate([truth.sizes_hw[: len(truth.paths)] for truth in splits])  # of files; others need none
+        sizes = np.concatenate([truth.sizes_hw[: len(truth.paths)] for truth in truths])  # of files; others need none
         sizes = sizes[(sizes > 0).all(axis=1)]
         total = sum(3 * h * w for h, w in (self.cached_hw((int(h), int(w))) for h, w in sizes))
         if data.cache == "disk":
             return {}, {cache_folder(): total}
         copies = self.config.workers if data.loader == "processes" and self.config.workers else 1
         return {"data.cache=ram": total * copies}, {}
-
-
-def _told(split: str, faults: Sequence[Fault]) -> str:
-    """Faults of one kind: how many, what, and where the first ones are."""
-    kind = faults[0].kind
-    places = "; ".join(printable(fault, limit=300) for fault in faults[:_PLACES])
-    more = f"; ... and {len(faults) - _PLACES:,} more" if len(faults) > _PLACES else ""
-    return f"{split}: {counted(len(faults), 'place')} with {kind}: {KINDS[kind]}. {places}{more}"
-
-
-def _quoted(path: Path) -> str:
-    return quote(printable(path))

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt
 
 Number = float | None
 """None where nothing defines the figure."""
@@ -114,6 +114,13 @@ class ClassRow(Record):
     recall: Number = None
     num_truths: int = 0
     num_detections: int = 0
+    # Of a LiDAR detector, percent.
+    ap_3d_easy: Number = Field(None, alias="3d_easy")
+    ap_3d_moderate: Number = Field(None, alias="3d_moderate")
+    ap_3d_hard: Number = Field(None, alias="3d_hard")
+    bev_moderate: Number = None
+    image_moderate: Number = None
+    aos_moderate: Number = None
     # Of whole images.
     num_images: int | None = None
     accuracy: Number = None
@@ -163,6 +170,17 @@ class Reliability(Record):
     """Images."""
 
 
+class KittiCurves(Record):
+    """Precision by recall as KITTI has it. K classes, three difficulties, strict and loose overlaps."""
+
+    difficulties: list[str]
+    min_overlaps: list[list[list[float]]]
+    """(K, 2, 3) in the picture, from above and in space."""
+    curves: dict[str, list[list[list[list[Number]]]]]
+    """Of each way, such as ``3d``, (K, 3, 2, 41): precision at the recalls 0, 1/40 ... 1."""
+    notes: list[str] = []
+
+
 class Evaluation(Record):
     """``evaluation.json``: what a metric's details say, with the moment."""
 
@@ -175,13 +193,17 @@ class Evaluation(Record):
     curves: Curves | None = None
     confusion: Confusion | None = None
     reliability: Reliability | None = None
+    kitti: KittiCurves | None = None
 
 
 class SplitFacts(Record):
     """Label statistics of one split; tables are rows of equal cells over the image, top left first."""
 
     source: str = ""
+    unit: str = "image"
+    """What a sample is called."""
     num_images: int = 0
+    """Samples, whatever they are called."""
     num_boxes: int | None = None
     """None where whole images have classes."""
     num_empty_images: int = 0
@@ -211,6 +233,11 @@ class DataFacts(Record):
     faults: list[FaultFact] = []
     num_faults: int | None = None
     """All of them, where ``faults`` holds only the first."""
+
+    @property
+    def unit(self) -> str:
+        """What a sample is called: ``image``."""
+        return next((split.unit for split in self.splits.values()), "image")
 
     @property
     def has_boxes(self) -> bool:

@@ -23,11 +23,21 @@ from sightline.report import plots
 from sightline.report.history import RunFiles, Series, read_run, series
 from sightline.report.layout import REPORT_PAGE, DataFacts, Evaluation, Reliability, Status
 from sightline.report.pictures import PictureFile, data_address, png_address
-from sightline.report.tables import ConfusedPair, class_table, confused_pairs, split_columns, split_counts
+from sightline.report.tables import ConfusedPair, class_table, confused_pairs, figure, split_columns, split_counts
 
 MAX_FAULTS = 200
 SIZES = ("AP_small", "AP_medium", "AP_large")
-MAIN_FIGURES = ("AP", "AP50", "AP75", "AR_100", "top1", "top5", "balanced_accuracy")
+MAIN_FIGURES = (
+    "AP",
+    "AP50",
+    "AP75",
+    "AR_100",
+    "top1",
+    "top5",
+    "balanced_accuracy",
+    "3d_moderate_R40",
+    "bev_moderate_R40",
+)
 """Of whichever problem: the first three that a run has are its large numbers."""
 OTHER_SCALES = {"nll": "Negative log-likelihood", "ece": "Expected calibration error"}
 """Figures of evaluations that get a plot each, as they are no shares of what is right."""
@@ -138,13 +148,6 @@ def render(run: RunFiles) -> str:
     return environment.from_string(source).render(context)
 
 
-def figure(value: float | None) -> str:
-    """A figure as the page shows it."""
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
-
-
 def defined(value: float | None) -> float | None:
     """None for -1, COCO's word for a figure that nothing defines."""
     return None if value == -1 else value
@@ -211,7 +214,29 @@ def curve_plots(evaluation: Evaluation | None) -> list[Plot]:
     if evaluation is None:
         return []
     reliable = [] if evaluation.reliability is None else [_reliability(evaluation.reliability)]
-    return [*_box_curves(evaluation), *reliable]
+    return [*_box_curves(evaluation), *_kitti_curves(evaluation), *reliable]
+
+
+def _kitti_curves(evaluation: Evaluation) -> list[Plot]:
+    """Precision over recall of each way, for moderate objects and strict overlaps."""
+    if evaluation.kitti is None:
+        return []
+    kitti, names = evaluation.kitti, evaluation.class_names
+    middle = len(kitti.difficulties) // 2
+
+    def draw(way: str) -> Callable[[], bytes]:
+        return lambda: plots.recall_plot([table[middle][0] for table in kitti.curves[way]], names, WAYS[way][1])
+
+    return [(WAYS[way][0], draw(way), "Moderate objects.") for way in WAYS if way in kitti.curves]
+
+
+WAYS = {
+    "3d": ("Precision over recall, in space", "precision"),
+    "bev": ("Precision over recall, from above", "precision"),
+    "image": ("Precision over recall, in the picture", "precision"),
+    "aos": ("Orientation over recall", "similarity of orientation"),
+}
+"""Titles of KITTI's curves, and what they show."""
 
 
 def _reliability(reliability: Reliability) -> Plot:
@@ -294,8 +319,8 @@ def label_plots(data: DataFacts | None) -> list[Plot]:
         counts = split.boxes_per_image
         drawn.append(
             (
-                f"Boxes per image, {name}",
-                lambda: plots.bars_plot(counts, x_label="boxes", y_label="images"),
+                f"Boxes per {split.unit}, {name}",
+                lambda: plots.bars_plot(counts, x_label="boxes", y_label=f"{split.unit}s"),
                 f"The last bar holds {len(counts) - 1} and more." if counts[-1] else "",
             )
         )

@@ -140,6 +140,15 @@ def precision_recall_plot(curves: Curves, class_names: Sequence[str]) -> bytes:
     return _png(figure)
 
 
+def recall_plot(curves: Sequence[Sequence[float | None]], class_names: Sequence[str], y_label: str) -> bytes:
+    """A line of each class at recalls that are evenly spaced from 0 to 1; (K, R) values."""
+    figure, axes = _new_plot((4.8, 3.4))
+    _class_lines(axes, np.linspace(0, 1, len(curves[0]) if curves else 0).tolist(), curves, class_names)
+    axes.set(xlabel="recall", ylabel=y_label, xlim=(0, 1), ylim=(0, 1.02))
+    _legend(axes, len(curves))
+    return _png(figure)
+
+
 def confusion_plot(confusion: Confusion, class_names: Sequence[str], *, shares: bool) -> bytes:
     """Rows are predicted classes, columns true ones.
 
@@ -235,7 +244,7 @@ def class_histogram(data: DataFacts) -> bytes:
         np.arange(len(order)) + 0.4 - width / 2, [_label(name) for name in known], rotation=90, parse_math=False
     )
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_ylabel("boxes" if data.has_boxes else "images")
+    axes.set_ylabel("boxes" if data.has_boxes else f"{data.unit}s")
     axes.grid(visible=False, axis="x")
     _legend(axes, len(table))
     return _png(figure)

@@ -35,6 +35,16 @@ BOX_COLUMNS = (
     Column("truths", "num_truths", "count"),
     Column("detections", "num_detections", "count"),
 )
+SPACE_COLUMNS = (
+    Column("3D easy", "ap_3d_easy"),
+    Column("3D moderate", "ap_3d_moderate"),
+    Column("3D hard", "ap_3d_hard"),
+    Column("from above, moderate", "bev_moderate"),
+    Column("picture, moderate", "image_moderate"),
+    Column("orientation, moderate", "aos_moderate"),
+    Column("truths", "num_truths", "count"),
+    Column("detections", "num_detections", "count"),
+)
 IMAGE_COLUMNS = (
     Column("accuracy", "accuracy", "bar"),
     Column("top5", "top5"),
@@ -50,7 +60,8 @@ class ClassTable:
 
     columns: Sequence[Column]
     rows: Sequence[ClassRow]
-    of_boxes: bool
+    about: str
+    """What the columns are, for whoever does not know."""
     worst_first: bool = False
 
 
@@ -68,14 +79,59 @@ class ConfusedPair:
 def class_table(evaluation: Evaluation | None) -> ClassTable | None:
     """The table of a detector's classes, or of those of whole images; None for those of another problem."""
     rows = evaluation.classes if evaluation else []
+    if evaluation and evaluation.kitti is not None:
+        return ClassTable(SPACE_COLUMNS, rows, _about_space(evaluation))
     if any(row.ap is not None or row.num_truths for row in rows):
-        return ClassTable(BOX_COLUMNS, rows, of_boxes=True)
+        return ClassTable(BOX_COLUMNS, rows, _about_boxes(evaluation))
     if not any(row.accuracy is not None or row.num_images is not None for row in rows):
         return None
     columns = [one for one in IMAGE_COLUMNS if any(getattr(row, one.field) is not None for row in rows)]
     if len(rows) <= MAX_UNSORTED:
-        return ClassTable(columns, rows, of_boxes=False)
-    return ClassTable(columns, sorted(rows, key=_accuracy), of_boxes=False, worst_first=True)
+        return ClassTable(columns, rows, ABOUT_IMAGES)
+    about = f"All {len(rows):,} classes, the least accurate first. {ABOUT_IMAGES}"
+    return ClassTable(columns, sorted(rows, key=_accuracy), about, worst_first=True)
+
+
+ABOUT_IMAGES = (
+    "Accuracy is the share of the class's images that are told right, its recall; precision the share that is right of "
+    "the images told to be of it. A dash stands where no image defines a figure."
+)
+
+
+def _about_boxes(evaluation: Evaluation | None) -> str:
+    """What the columns of a 2D detector are."""
+    curves = evaluation.curves if evaluation else None
+    where = "at the best confidence"
+    if curves is not None:
+        where = f"at IoU {curves.iou_threshold:g} and confidence {figure(curves.best_confidence)}"
+        where += ", where the mean F1 is largest"
+    return (
+        f"AP, AP50 and AR are those of COCO. Precision, recall and F1 are {where}. "
+        "A dash stands where a class has no truth."
+    )
+
+
+def _about_space(evaluation: Evaluation) -> str:
+    """What the columns of a LiDAR detector are, and what is to be known of small data sets."""
+    assert evaluation.kitti is not None
+    overlaps = ", ".join(
+        f"{name} {table[0][2]:g}"
+        for name, table in zip(evaluation.class_names, evaluation.kitti.min_overlaps, strict=False)
+    )
+    return " ".join(
+        (
+            f"KITTI's average precision at 40 places of recall, percent; boxes in space need the IoU {overlaps}. "
+            "Orientation is the similarity of angles along the same curve.",
+            *evaluation.kitti.notes,
+        )
+    )
+
+
+def figure(value: float | None) -> str:
+    """A figure as the page shows it."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def _accuracy(row: ClassRow) -> float:
@@ -105,7 +161,9 @@ def confused_pairs(confusion: Confusion, class_names: Sequence[str]) -> list[Con
 
 def split_columns(data: DataFacts) -> tuple[str, ...]:
     """Heads of the columns of counts in the table of splits."""
-    return ("images", "without boxes", "boxes", "crowds") if data.has_boxes else ("images", "classes")
+    if not data.has_boxes:
+        return "images", "classes"
+    return f"{data.unit}s", "without boxes", "boxes", "crowds" if data.unit == "image" else "other objects"
 
 
 def split_counts(data: DataFacts, split: SplitFacts) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ from sightline.data.sample import ClassBatch, ClassPrediction
 from sightline.data.single_image import class_batch_of_one
 from sightline.tasks.classification import Classification
 from sightline.tasks.drawing import GREY, Pixels, captioned
-from sightline.tasks.image_model import Found, Graph, ImageModel
+from sightline.tasks.image_model import Graph, ImageModel
+from sightline.tasks.trained_model import Found
 
 MOST_SHOWN = 5
 
@@ -39,10 +40,10 @@ class ClassificationModel(ImageModel):
         self.crop_ratio = crop_ratio
         self.grey = grey
 
-    def batch_of(self, image: Pixels) -> ClassBatch:
+    def batch_of(self, sample: Pixels) -> ClassBatch:
         """The middle of the picture, as an evaluation sees it."""
         channels = 1 if self.grey else 3
-        return class_batch_of_one(image, self.image_size, crop_ratio=self.crop_ratio, channels=channels)
+        return class_batch_of_one(sample, self.image_size, crop_ratio=self.crop_ratio, channels=channels)
 
     def found(self, prediction: ClassPrediction, *, score_threshold: float) -> tuple[Found, ...]:
         """At most five classes with at least this probability, the likeliest first."""
@@ -50,9 +51,9 @@ class ClassificationModel(ImageModel):
         rows = zip(labels.tolist(), scores.tolist(), strict=True)
         return tuple(Found(self.class_names[label], label, score) for label, score in rows if score >= score_threshold)
 
-    def draw(self, image: Pixels, found: Sequence[Found]) -> Pixels:
+    def draw(self, sample: Pixels, found: Sequence[Found]) -> Pixels:
         """The picture above its classes."""
-        return captioned(image, [(f"{one.class_name} {one.score:.2f}", GREY) for one in found])
+        return captioned(sample, [(f"{one.class_name} {one.score:.2f}", GREY) for one in found])
 
     def tell(self, found: Sequence[Found]) -> str:
         """``car 0.93, truck 0.04``."""

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from sightline.config.errors import ConfigError
-from sightline.config.printable import printable
 from sightline.data.sample import BoxPrediction, ImageBatch
 from sightline.data.single_image import batch_of_one
 from sightline.tasks.detection2d import SHOWN_SCORE, Detection2D
 from sightline.tasks.drawing import Pixels, draw_boxes
-from sightline.tasks.image_model import Found, Graph, ImageModel
+from sightline.tasks.image_model import Graph, ImageModel
+from sightline.tasks.trained_model import Found
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Detection2DModel(ImageModel):
             task.detector = fuse()
         super().prepare(device)
 
-    def batch_of(self, image: Pixels) -> ImageBatch:
+    def batch_of(self, sample: Pixels) -> ImageBatch:
         """The picture resized and padded to the detector's stride."""
-        return batch_of_one(image, self.image_size, stride=self.stride)
+        return batch_of_one(sample, self.image_size, stride=self.stride)
 
     def found(self, prediction: BoxPrediction, *, score_threshold: float) -> tuple[FoundBox, ...]:
         """Boxes with at least this score, best first."""
@@ -69,18 +69,12 @@ class Detection2DModel(ImageModel):
             if score >= score_threshold
         )
 
-    def draw(self, image: Pixels, found: Sequence[FoundBox]) -> Pixels:
+    def draw(self, sample: Pixels, found: Sequence[FoundBox]) -> Pixels:
         """Boxes with class and score."""
         boxes = np.array([one.box_xyxy for one in found], dtype=np.float32).reshape(-1, 4)
         labels = np.array([one.label for one in found], dtype=np.int64)
         scores = np.array([one.score for one in found], dtype=np.float32)
-        return draw_boxes(image, boxes, labels, self.class_names, scores=scores)
-
-    def tell(self, found: Sequence[Found]) -> str:
-        """How many of each class: ``2 car, 1 person``."""
-        names = [one.class_name for one in found]
-        counts = {name: names.count(name) for name in dict.fromkeys(names)}
-        return ", ".join(f"{count} {printable(name)}" for name, count in counts.items())
+        return draw_boxes(sample, boxes, labels, self.class_names, scores=scores)
 
     def graph(self, *, normalised: bool) -> Graph:
         """Square images to the boxes of all anchors, before non-maximum suppression.

@@ -1,32 +1,25 @@
-"""A trained task as it is used: one picture in, what was found on it out."""
+"""A trained task on pictures as it is used: one picture in, what was found on it out."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
-import torch
+import cv2
+import numpy as np
 from torch import Tensor, nn
 
-from sightline.config.errors import ConfigError
-from sightline.engine.task import Task
+from sightline.config.errors import ConfigError, DataError
+from sightline.config.printable import printable
+from sightline.data.decode import decode_image
+from sightline.data.image_header import IMAGE_SUFFIXES
 from sightline.tasks.drawing import Pixels
+from sightline.tasks.trained_model import TrainedModel
 
-
-@dataclass(frozen=True)
-class Found:
-    """One answer to a picture: a class and how sure the model is of it."""
-
-    class_name: str
-    label: int
-    score: float
-    """In [0, 1]."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {"class": self.class_name, "label": self.label, "score": round(self.score, 5)}
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 
 
 @dataclass(frozen=True)
@@ -47,42 +40,34 @@ class Graph:
     """(B, C, H, W) uint8 as the module takes images."""
 
 
-class ImageModel(ABC):
-    """What using a model on pictures asks of its task.
+class ImageModel(TrainedModel):
+    """A model for pictures and videos."""
 
-    Args:
-        task: With fresh weights; those of a checkpoint are loaded into it before ``prepare``.
-        class_names: Names by label.
-    """
+    suffixes = frozenset(IMAGE_SUFFIXES) | VIDEO_SUFFIXES
+    takes = ("image or video", "Give an image, a folder, a pattern in quotes such as 'photos/*.jpg', or a video.")
 
-    answers: ClassVar[str]
-    """What it gives for a picture, the key in ``predictions.json``: ``detections``, ``classes``."""
-    score_threshold: ClassVar[float]
-    """Answers below this score are left out where nobody asks for another."""
-
-    def __init__(self, task: Task, class_names: Sequence[str]) -> None:
-        self.task = task
-        self.class_names = tuple(class_names)
-
-    def prepare(self, device: torch.device) -> None:
-        """The weights are there: bring the task to its device and make it fast."""
-        self.task.to(device).eval()
+    def samples_of(self, path: Path) -> Iterator[tuple[int | None, Pixels]]:
+        """The picture of a file, (H, W, 3) uint8 RGB, or the frames of a video, with their numbers from 0."""
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            yield None, decode_image(path)
+            return
+        video, frame = cv2.VideoCapture(str(path)), 0
+        try:
+            while True:
+                got, image = video.read()
+                if not got:
+                    break
+                yield frame, np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+                frame += 1
+        finally:
+            video.release()
+        if frame == 0:
+            message = "no frame of this video can be read; convert it, for example to an mp4 with H.264"
+            raise DataError(f"{printable(path)}: {message}.")
 
     @abstractmethod
-    def batch_of(self, image: Pixels) -> Any:
+    def batch_of(self, sample: Pixels) -> Any:
         """One picture, (H, W, 3) uint8 RGB of any size, as a batch that the task predicts on."""
-
-    @abstractmethod
-    def found(self, prediction: Any, *, score_threshold: float) -> tuple[Found, ...]:
-        """The answers of the task's prediction for a picture with at least this score, best first."""
-
-    @abstractmethod
-    def draw(self, image: Pixels, found: Sequence[Any]) -> Pixels:
-        """A copy of the picture with the answers drawn in."""
-
-    @abstractmethod
-    def tell(self, found: Sequence[Found]) -> str:
-        """The answers in a few words: ``2 car, 1 person``."""
 
     def graph(self, *, normalised: bool) -> Graph:
         """The model as other programs run it, its weights shared; after ``prepare``.

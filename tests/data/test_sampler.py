@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sightline.data.sampler import RectangularSampler, Sampler
+from sightline.data.sampler import LongEpochSampler, RectangularSampler, Sampler
 
 
 def ids(sampler, epoch):
@@ -136,3 +136,36 @@ def test_rectangles_are_shared_by_all_processes():
     ]
     assert shares[0].input_hw == shares[1].input_hw
     assert not set(shares[0].sample_ids) & set(shares[1].sample_ids)
+
+
+@given(length=st.integers(1, 40), batch_size=st.integers(1, 17), epochs=st.integers(1, 6), seed=st.integers(0, 9))
+def test_one_long_epoch_has_full_batches_in_equal_shares_and_no_view_twice(length, batch_size, epochs, seed):
+    sampler = LongEpochSampler(length, batch_size, epochs=epochs, seed=seed)
+    size = min(length, batch_size)
+    views = []
+    for epoch in range(epochs):
+        for k in range(sampler.batches_per_epoch):
+            request = sampler.request(epoch, k)
+            assert len(request) == sampler.batch_length(k) == size
+            views += zip(request.sample_ids, request.repeats, strict=True)
+    assert len(set(views)) == len(views)
+    assert set(views) <= {(i, one) for i in range(length) for one in range(epochs)}
+    assert length * epochs - len(views) < size * epochs  # what is left makes no batch for every epoch
+
+
+def test_one_long_epoch_of_fifty_samples_in_twos_has_the_batches_of_plain_epochs():
+    sampler = LongEpochSampler(50, 2, epochs=6)
+    assert sampler.batches_per_epoch == 25
+    passes = [one for k in range(25) for one in sampler.request(0, k).repeats]
+    assert len(set(passes)) > 1  # samples of several passes stand in one epoch
+
+
+def test_processes_share_out_the_batches_of_one_long_epoch():
+    alone = LongEpochSampler(7, 4, epochs=5, seed=3)
+    shares = [LongEpochSampler(7, 4, epochs=5, seed=3, rank=rank, num_processes=3) for rank in range(3)]
+    for epoch in range(5):
+        for k in range(alone.batches_per_epoch):
+            parts = [share.request(epoch, k) for share in shares]
+            together = sorted(view for part in parts for view in zip(part.sample_ids, part.repeats, strict=True))
+            whole = alone.request(epoch, k)
+            assert together == sorted(zip(whole.sample_ids, whole.repeats, strict=True))

@@ -13,6 +13,7 @@ from sightline.data.world.config import CLASS_NAMES, WorldConfig
 from sightline.data.world.render import render_sample, render_scene
 from sightline.data.world.scene import Scene, Thing, make_scene
 from sightline.data.world.view import NEAR, SHIFT, View
+from tests.data.solid_triangles import first_triangles, solid_triangles
 
 CONFIG = WorldConfig()
 
@@ -85,25 +86,11 @@ def test_projected_3d_boxes_hold_the_2d_boxes():
 
 
 def hit_by_rays(scene: Scene, view: View, pixels: np.ndarray) -> np.ndarray:
-    """1 + index of the first object on the ray through every pixel centre, 0 for others: Moeller and Trumbore, 1997."""
-    triangles = scene.triangles()
-    corner = triangles.corners[:, 0]
-    edge1, edge2 = triangles.corners[:, 1] - corner, triangles.corners[:, 2] - corner
+    """1 + index of the first object on the ray through every pixel centre, 0 for others."""
     intrinsics = view.camera.intrinsics
     rays = np.concatenate([pixels + 0.5, np.ones((len(pixels), 1))], axis=1) @ np.linalg.inv(intrinsics).T
     rays = transform(rays, inverse_pose(view.camera_from_world), turn_only=True)
-    s = view.position - corner
-    q = np.cross(s, edge1)
-    found = []
-    for ray in rays:
-        p = np.cross(ray, edge2)
-        determinant = (edge1 * p).sum(axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            u, v = (s * p).sum(axis=1) / determinant, q @ ray / determinant
-            t = (edge2 * q).sum(axis=1) / determinant
-        hit = (determinant > 1e-12) & (u >= 0) & (v >= 0) & (u + v <= 1) & (t > NEAR)
-        found.append(triangles.owner[np.flatnonzero(hit)[t[hit].argmin()]] + 1 if hit.any() else 0)
-    return np.array(found)
+    return first_triangles(solid_triangles(scene), view.position, rays, NEAR)[1] + 1
 
 
 def test_painting_agrees_with_ray_casting_through_the_triangles():

@@ -11,7 +11,7 @@ from sightline.engine.callbacks.crew import CallbackError
 from sightline.engine.checkpoint.reader import newest_whole
 from sightline.engine.distributed.processes import ALONE
 from sightline.engine.parts import StepTooLargeError, leave_note, take_note
-from sightline.ops.process_shares import PartWeights, share_weights
+from sightline.ops.process_shares import PartWeights, share_divisors, share_weights
 from tests.engine.distributed.test_processes import assert_same_losses, assert_same_weights, detector, rows
 from tests.engine.sessions import StopAt, final_state, session
 from tests.engine.toy import toy_run
@@ -180,6 +180,21 @@ def test_means_over_things_are_weighted_by_the_things_of_all_parts():
             found.append(mean * share_weights(torch.tensor([count, 0])))
     assert (sum(found) / 2).tolist() == [7.0, 0.0]
     assert share_weights(torch.tensor([1])) is None
+
+
+def test_sums_are_divided_by_the_things_of_all_parts_also_where_a_part_has_none():
+    # Parts with 0 and 3 things: sums 6 and 3, over all things together (6 + 3) / 3 = 3.
+    weights = PartWeights(2)
+    for count in (0, 3):
+        with weights.counting():
+            share_divisors(torch.tensor([count, 0]))
+    weights.end_counting()
+    found = []
+    for count, total in ((0, 6.0), (3, 3.0)):
+        with weights.weighing():
+            found.append(total / share_divisors(torch.tensor([count, 0])))
+    assert (sum(found) / 2).tolist() == [3.0, 9.0]  # nothing is counted as one thing
+    assert share_divisors(torch.tensor([0, 4])).tolist() == [1.0, 4.0]
 
 
 @pytest.mark.parametrize("assignment", ["anchor", "ota"])

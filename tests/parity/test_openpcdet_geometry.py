@@ -207,9 +207,8 @@ def test_corners_and_boxes_in_the_picture_are_the_recorded_ones():
         np.testing.assert_allclose(corners3d(lidar), arrays["corners_lidar"], **COORDINATES, err_msg=frame)
         np.testing.assert_allclose(camera_corners(camera), arrays["corners_camera"], **COORDINATES)
         unclipped, clipped = image_boxes(camera, calibration), image_boxes(camera, calibration, size_hw)
-        # Near the camera a micrometre is a thousandth of a pixel.
-        np.testing.assert_allclose(unclipped, arrays["image_boxes_unclipped"], rtol=1e-6, atol=1e-3)
-        np.testing.assert_allclose(clipped, arrays["image_boxes_clipped"], rtol=1e-6, atol=1e-3)
+        np.testing.assert_allclose(unclipped, arrays["image_boxes_unclipped"], **COORDINATES)
+        np.testing.assert_allclose(clipped, arrays["image_boxes_clipped"], **COORDINATES)
         aligned = nearest_bev_aligned(lidar)
         np.testing.assert_allclose(aligned, arrays["nearest_bev_aligned_boxes"], **COORDINATES)
 

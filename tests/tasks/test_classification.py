@@ -16,8 +16,8 @@ from sightline.data.sample import ClassBatch, ClassPrediction
 from sightline.tasks.classification import Classification
 from sightline.tasks.classification_model import ClassificationModel
 from sightline.tasks.drawing import GREEN, GREY, RED, captioned
-from sightline.tasks.image_model import Found
 from sightline.tasks.shape_trial import needs_two_images, refusal_of_shape
+from sightline.tasks.trained_model import Found
 
 NAMES = ("cat", "dog", "owl")
 

@@ -27,10 +27,10 @@ from sightline.data.annotations import Fault
 from sightline.data.faults import FormatError, make_fault
 from sightline.data.formats.class_names import checked_names
 from sightline.data.formats.image_files import entries_of, is_folder, read_lines
-from sightline.data.formats.kitti_files import DONT_CARE, KITTI_TYPES, read_label_file
+from sightline.data.formats.kitti_files import KITTI_TYPES, read_label_file
 from sightline.data.formats.kitti_split import SplitReader
 from sightline.data.formats.source import SplitSource, sorted_splits
-from sightline.data.lidar_annotations import LidarAnnotations
+from sightline.data.lidar_annotations import DONT_CARE, LidarAnnotations
 
 DEFAULT_CLASSES = ("Car", "Pedestrian", "Cyclist")
 """The classes of KITTI's benchmark."""

@@ -17,12 +17,12 @@ import numpy as np
 
 from sightline.config.printable import counted, printable
 from sightline.config.safe_file import FileReadError, read_regular_file
+from sightline.data.lidar_annotations import DONT_CARE
 
 Array = np.ndarray[Any, Any]
 
 MAX_TEXT_BYTES = 1 << 20
 NUM_COLUMNS = 15
-DONT_CARE = "DontCare"
 KITTI_TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", DONT_CARE)
 """All types that KITTI's own labels have."""
 CAMERA_BOX = [10, 11, 12, 9, 7, 8, 13]

@@ -20,7 +20,8 @@ from sightline.config.errors import DataError, did_you_mean
 from sightline.config.printable import counted, printable
 from sightline.data.faults import FormatError
 from sightline.data.formats.image_files import entries_of, is_folder, read_lines, what_is_there
-from sightline.data.formats.kitti_files import CAMERA_BOX, DONT_CARE, read_label_file
+from sightline.data.formats.kitti_files import CAMERA_BOX, read_label_file
+from sightline.data.lidar_annotations import DONT_CARE
 
 Array = np.ndarray[Any, Any]
 

@@ -19,7 +19,6 @@ from sightline.data.faults import make_fault
 from sightline.data.formats.image_files import entries_of, is_folder, is_image_name
 from sightline.data.formats.kitti_files import (
     CAMERA_BOX,
-    DONT_CARE,
     MATRICES,
     CalibrationFile,
     LabelFile,
@@ -36,8 +35,9 @@ from sightline.data.formats.source import (
     read_image_sizes,
     shown,
 )
-from sightline.data.lidar_annotations import LidarAnnotations
+from sightline.data.lidar_annotations import DONT_CARE, LidarAnnotations
 from sightline.data.point_files import MAX_POINTS, POINT_BYTES
+from sightline.ops.frames import Calibration, boxes_camera_to_lidar
 
 Array = np.ndarray[Any, Any]
 
@@ -79,7 +79,11 @@ class SplitReader:
         boxes_camera = numbers[:, CAMERA_BOX]
         counts = np.bincount(frame_index, minlength=len(self.frames))
         offsets = np.concatenate(([0], np.cumsum(counts)))
-        boxes3d = boxes_in_lidar(boxes_camera, frame_index, matrices["R0_rect"], matrices["Tr_velo_to_cam"])
+        boxes3d = np.empty_like(boxes_camera)
+        for index in np.flatnonzero(counts).tolist():
+            part = slice(offsets[index], offsets[index + 1])
+            calibration = Calibration(*(matrices[matrix][index] for matrix in MATRICES))
+            boxes3d[part] = boxes_camera_to_lidar(boxes_camera[part], calibration)
         labels = label_of_type[types]
         self.tell_empty_classes(class_names, labels, name, source)
         return LidarAnnotations(
@@ -280,30 +284,3 @@ class SplitReader:
             if not (labels == number).any():
                 text = f"the class {printable(class_name)!r} has no object in {name}"
                 self.faults.append(make_fault("empty_class", source, text))
-
-
-def boxes_in_lidar(
-    boxes_camera: Floats, frame_index: Ints, rect_from_camera: Array, camera_from_lidar: Array
-) -> Floats:
-    """Boxes (M, 7) of the LiDAR frame, float64, from those of N frames as their labels have them.
-
-    Args:
-        boxes_camera: (M, 7) x, y, z of the middle of the bottom, rect frame; length, height, width; rotation.
-        frame_index: (M,) in 0..N-1.
-        rect_from_camera: (N, 3, 3).
-        camera_from_lidar: (N, 3, 4).
-    """
-    rect_from_lidar = rect_from_camera.astype(np.float64) @ camera_from_lidar.astype(np.float64)  # (N, 3, 4)
-    lidar_from_rect = np.linalg.inv(rect_from_lidar[:, :, :3])  # (N, 3, 3)
-    x_y_z, length_height_width = boxes_camera[:, :3].astype(np.float32), boxes_camera[:, 3:6]
-    moved = (x_y_z - rect_from_lidar[frame_index, :, 3])[:, :, None]
-    bottoms = (lidar_from_rect[frame_index] @ moved)[:, :, 0]  # (M, 3)
-    height = length_height_width[:, 1]
-    return np.concatenate(
-        (
-            bottoms + height[:, None] * (0, 0, 0.5),
-            length_height_width[:, [0, 2, 1]],
-            -(boxes_camera[:, 6:] + np.pi / 2),
-        ),
-        axis=1,
-    )

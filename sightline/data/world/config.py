@@ -13,6 +13,9 @@ CLASS_NAMES = ("car", "truck", "pedestrian", "cyclist", "cone")
 WORLD_VERSION = 1
 """Raised whenever the same numbers would give another scene or picture."""
 
+LIDAR_VERSION = 1
+"""Raised whenever the same scenes would give other points or labels."""
+
 CROPS_VERSION = 1
 """Raised whenever the same pictures would give other crops."""
 
@@ -57,6 +60,37 @@ class WorldConfig(Config):
         return self
 
 
+class LidarConfig(Config):
+    """A spinning LiDAR on the roof, 1.84 m above the ground."""
+
+    beams: int = Field(48, ge=1, le=256)
+    """Rays above each other, at equal angles."""
+    elevation_degrees: tuple[Annotated[float, Field(ge=-60, le=45)], Annotated[float, Field(ge=-60, le=45)]] = (
+        -24.8,
+        2.0,
+    )
+    """Elevation of the lowest and the highest beam."""
+    steps_per_turn: int = Field(1800, ge=8, le=20_000)
+    """Azimuth steps of a whole turn."""
+    sweep_degrees: float = Field(360.0, gt=0, le=360)
+    """Part of the turn that is kept, around straight ahead."""
+    max_range: PositiveFloat = 80.0
+    """Metres."""
+    range_noise: float = Field(0.02, ge=0, le=1)
+    """Standard deviation along the ray, metres; cut off at four of them."""
+    half_range: PositiveFloat = 60.0
+    """Metres from where every second ray comes back that meets a surface which scatters a tenth of the light."""
+    dropout: Share = 0.03
+    """Share of all rays that are lost wherever they go."""
+
+    @model_validator(mode="after")
+    def _beams_are_ordered(self) -> LidarConfig:
+        low, high = self.elevation_degrees
+        if low > high:
+            raise ValueError(f"elevation_degrees: the lowest beam ({low}) is above the highest ({high})")
+        return self
+
+
 class EmbeddedWorldConfig(Config):
     """The world as a data set: what a recipe trains on when the user names no data."""
 
@@ -67,6 +101,21 @@ class EmbeddedWorldConfig(Config):
     val_fraction: Share = 0.2
     """Share of the pictures that validates; the last ones."""
     world: WorldConfig = WorldConfig()
+
+
+class EmbeddedLidarConfig(Config):
+    """The world as a LiDAR data set: what a recipe trains on when the user names no data."""
+
+    seed: NonNegativeInt = 0
+    """Which city; it stays the same when the run's seed changes."""
+    scenes: PositiveInt = 400
+    """Frames in all."""
+    val_fraction: Share = 0.25
+    """Share of the frames that validates; the last ones."""
+    world: WorldConfig = WorldConfig(image_hw=(320, 640))
+    """The city and the front camera."""
+    lidar: LidarConfig = LidarConfig(sweep_degrees=72.0)
+    """The LiDAR; by default a little more than the camera sees."""
 
 
 class EmbeddedCropsConfig(Config):

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from sightline.config.errors import DataError
 from sightline.data.cache_folder import cache_folder
-from sightline.data.world.config import CROPS_VERSION, WORLD_VERSION, EmbeddedCropsConfig, EmbeddedWorldConfig
+from sightline.data.world.config import (
+    CROPS_VERSION,
+    LIDAR_VERSION,
+    WORLD_VERSION,
+    EmbeddedCropsConfig,
+    EmbeddedLidarConfig,
+    EmbeddedWorldConfig,
+)
 
 WORLD_FOLDER = "world"
 
@@ -72,6 +79,42 @@ def embedded_crops(
         write_crops(folder, config, progress=progress)
 
     return _kept(cache_dir, f"crops {CROPS_VERSION} {WORLD_VERSION} {config.model_dump_json()}", "train", write)
+
+
+def embedded_lidar_world(
+    config: EmbeddedLidarConfig | None = None,
+    cache_dir: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """A folder with the world in KITTI's layout, pictures as JPEG: see ``kitti_writer``. Kept as ``embedded_world``.
+
+    Args:
+        config: Which world, how much of it, and which LiDAR; the defaults without it.
+        cache_dir: Where it is kept; ``world`` in ``cache_folder()`` without it.
+        progress: Called with the number of finished frames while rendering.
+
+    Raises:
+        UserError: If the cache folder cannot be written.
+    """
+    config = config or EmbeddedLidarConfig()
+
+    def write(folder: Path) -> None:
+        from sightline.data.world.writers import write_world  # loads OpenCV
+
+        write_world(
+            folder,
+            format="kitti",
+            scenes=config.scenes,
+            seed=config.seed,
+            val_fraction=config.val_fraction,
+            config=config.world,
+            lidar=config.lidar,
+            pictures=".jpg",
+            progress=progress,
+        )
+
+    key = f"lidar {LIDAR_VERSION} {WORLD_VERSION} {config.model_dump_json()}"
+    return _kept(cache_dir, key, "ImageSets/train.txt", write)
 
 
 def _kept(cache_dir: Path | None, key: str, mark: str, write: Callable[[Path], object]) -> Path:

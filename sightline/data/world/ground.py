@@ -47,6 +47,15 @@ def paint_background(scene: Scene, view: View, things: list[Thing], rng: np.rand
     return image
 
 
+def ground_albedo(street: Street, xy: Array) -> Array:
+    """(N, 3) RGB albedo of the ground at (N, 2) places in the street frame, metres: what the cameras see there."""
+    albedo = np.tile(np.array(street.grass), (len(xy), 1))
+    for x0, x1, y0, y1, colour in _pieces(street):
+        inside = (xy[:, 0] >= x0) & (xy[:, 0] <= x1) & (xy[:, 1] >= y0) & (xy[:, 1] <= y1)
+        albedo[inside] = colour
+    return albedo
+
+
 def _bytes(colour: Array) -> Array:
     return np.clip(colour * 255 + 0.5, 0, 255).astype(np.uint8)
 

@@ -1,8 +1,7 @@
 """A scene of the synthetic city: everything in 3D, a function of (seed, index, config) alone.
 
 Frames: see ``camera``. Boxes are (x, y, z, dx, dy, dz, yaw): centre and full size in metres, yaw about z in
-radians, 0 along x. What a sensor sees is rendered from a scene later; ``triangles`` gives its surfaces to any
-other sensor model.
+radians, 0 along x. What a sensor sees is rendered from a scene later, from the meshes of its things.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from sightline.data.world.camera import Array, Calibration, pose_matrix, standar
 from sightline.data.world.config import CLASS_NAMES, WorldConfig
 from sightline.data.world.light import Light, draw_light
 from sightline.data.world.mesh import Mesh
-from sightline.data.world.street import FAR_END, NEAR_END, Street, draw_street
+from sightline.data.world.street import Street, draw_street
 from sightline.data.world.traffic import Placed, Plan, draw_ego, place_background, place_objects
 
 _BUILDERS: dict[str, Callable[[tuple[float, float, float], np.random.Generator], Mesh]] = {
@@ -84,20 +83,6 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Triangles:
-    """Opaque surfaces in the world frame, to be hit by rays. T triangles."""
-
-    corners: Array
-    """(T, 3, 3) float64, metres; counter-clockwise seen from outside."""
-    owner: Array
-    """(T,) int64: index in ``Scene.objects``, or -1 for the background and the ground."""
-    albedo: Array
-    """(T, 3) float64 in [0, 1], RGB."""
-    gloss: Array
-    """(T,) float64 in [0, 1]: share that is mirrored and not scattered."""
-
-
-@dataclass(frozen=True)
 class Scene:
     """One moment in the city."""
 
@@ -137,28 +122,6 @@ class Scene:
             world_from_ego=world_from_ego,
             objects=tuple(thing.moved(seconds) for thing in self.objects),
         )
-
-    def triangles(self) -> Triangles:
-        """All solid surfaces: objects, background, and the ground as two triangles."""
-        corners, owner, albedo, gloss = [], [], [], []
-        for number, thing in enumerate((*self.objects, *self.background)):
-            mesh = thing.mesh
-            solid = np.flatnonzero(~mesh.is_decal)
-            polygons = mesh.placed(thing.ground_position, thing.yaw)[solid]
-            for k in range(1, polygons.shape[1] - 1):  # a fan over every convex face
-                has = mesh.corner_counts[solid] > k + 1
-                corners.append(polygons[has][:, [0, k, k + 1]])
-                albedo.append(mesh.colours[solid][has])
-                gloss.append(mesh.gloss[solid][has])
-                owner.append(np.full(int(has.sum()), number if number < len(self.objects) else -1))
-        reach = FAR_END - NEAR_END
-        flat = np.array([[-reach, -reach, 0.0], [reach, -reach, 0.0], [reach, reach, 0.0], [-reach, reach, 0.0]])
-        ground = transform(flat, self.street.world_from_street)
-        corners.append(ground[[[0, 1, 2], [0, 2, 3]]])
-        albedo.append(np.tile(self.street.asphalt, (2, 1)))
-        gloss.append(np.zeros(2))
-        owner.append(np.full(2, -1))
-        return Triangles(np.concatenate(corners), np.concatenate(owner), np.concatenate(albedo), np.concatenate(gloss))
 
 
 def make_scene(seed: int, index: int, config: WorldConfig | None = None) -> Scene:

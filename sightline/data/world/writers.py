@@ -1,11 +1,13 @@
-"""The world as a data set on disk, in the usual layouts of YOLO, COCO and Pascal VOC.
+"""The world as a data set on disk, in the usual layouts of YOLO, COCO, Pascal VOC and KITTI.
 
-All three say the same boxes: tight, whole pixels, around what can be seen of each object (see ``render.ImageTruth``).
+The first three say the same boxes: tight, whole pixels, around what can be seen of each object (see
+``render.ImageTruth``).
 
 =====  ==========================================================================================================
 yolo   ``data.yaml``, ``images/{train,val}/000000.jpg``, ``labels/{train,val}/000000.txt``
 coco   ``annotations/instances_{train,val}.json``, ``{train,val}/000000.jpg``; ``area`` counts visible pixels
 voc    ``JPEGImages``, ``Annotations``, ``ImageSets/Main/{train,val,trainval}.txt``; corners 1-based and inclusive
+kitti  points of the LiDAR, pictures, boxes in space: see ``kitti_writer``
 =====  ==========================================================================================================
 
 A folder appears only when it is complete: it is written beside its place and then renamed.
@@ -16,7 +18,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +31,12 @@ import yaml
 
 from sightline.config.errors import ConfigError, DataError, did_you_mean
 from sightline.data.world.camera import Array
-from sightline.data.world.config import CLASS_NAMES, WORLD_VERSION, WorldConfig
+from sightline.data.world.config import CLASS_NAMES, WORLD_VERSION, EmbeddedLidarConfig, LidarConfig, WorldConfig
+from sightline.data.world.kitti_writer import PictureSuffix, write_kitti
 from sightline.data.world.render import render_sample
 from sightline.data.world.truth import ImageTruth
 
-WorldFormat = Literal["yolo", "coco", "voc"]
+WorldFormat = Literal["yolo", "coco", "voc", "kitti"]
 
 JPEG_QUALITY = 92
 
@@ -70,6 +73,8 @@ def write_world(
     seed: int = 0,
     val_fraction: float = 0.2,
     config: WorldConfig | None = None,
+    lidar: LidarConfig | None = None,
+    pictures: PictureSuffix = ".png",
     progress: Callable[[int], None] | None = None,
 ) -> WorldSummary:
     """Renders scenes 0 to ``scenes - 1`` and writes them as a data set.
@@ -80,17 +85,33 @@ def write_world(
         scenes: Number of pictures, >= 1.
         seed: Which world.
         val_fraction: Share of the pictures in the split ``val``, the last ones. At least one picture trains.
-        config: How the world looks.
+        config: How the world looks. Without it the defaults; for ``kitti`` with pictures large enough for its rules.
+        lidar: The LiDAR of ``kitti``; the defaults without it.
+        pictures: Of ``kitti``; the others have JPEG.
         progress: Called with the number of finished pictures after each.
 
     Raises:
         UserError: If the folder has something in it or cannot be written, or an argument is impossible.
     """
-    config = config or WorldConfig()
     _check(format, scenes, seed, val_fraction)
+    if lidar is not None and format != "kitti":
+        raise ConfigError(f"a lidar was given, but {format} has no points; only kitti has.")
     out = out.expanduser().absolute()
     with whole_folder(out) as unfinished:
-        summary = _write(unfinished, format, scenes, seed, val_fraction, config, progress)
+        if format == "kitti":
+            splits = split_scenes(scenes, val_fraction)
+            counts = write_kitti(
+                unfinished,
+                splits,
+                seed=seed,
+                config=config or EmbeddedLidarConfig().world,
+                lidar=lidar or LidarConfig(),
+                pictures=pictures,
+                progress=progress,
+            )
+            summary = _summary(unfinished, format, splits, counts)
+        else:
+            summary = _write(unfinished, format, scenes, seed, val_fraction, config or WorldConfig(), progress)
     return WorldSummary(out, format, summary.images, summary.boxes)
 
 
@@ -173,10 +194,14 @@ def _write(
     origin = f"sightline world {WORLD_VERSION}, seed {seed}, {config.model_dump_json()}"
     {"yolo": _write_yolo, "coco": _write_coco, "voc": _write_voc}[format](out, by_split, config.image_hw, origin)
     counts = np.bincount(np.concatenate([record.labels for record in records]), minlength=len(CLASS_NAMES))
+    return _summary(out, format, splits, counts)
+
+
+def _summary(out: Path, format: WorldFormat, splits: Mapping[str, range], counts: Array) -> WorldSummary:
     return WorldSummary(
         out,
         format,
-        {split: len(items) for split, items in by_split.items()},
+        {split: len(indices) for split, indices in splits.items()},
         dict(zip(CLASS_NAMES, counts.tolist(), strict=True)),
     )
 

@@ -41,6 +41,9 @@ def has_batch_norm(module: nn.Module) -> bool:
 
 
 def _synchronised(norm: _BatchNorm, device: torch.device) -> _BatchNorm:
+    if "is_synchronised" in vars(norm):  # it sees to it itself
+        vars(norm)["is_synchronised"] = True
+        return norm
     is_biased = getattr(norm, "keeps_biased_variance", False)  # PyTorch's own keeps the unbiased one
     kind = nn.SyncBatchNorm if device.type == "cuda" and not is_biased else SyncBatchNorm
     fresh = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)

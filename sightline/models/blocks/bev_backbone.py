@@ -1,0 +1,140 @@
+"""The 2D pyramid on a bird's-eye-view map: ever coarser stages, each brought back to one resolution and joined.
+
+Shapes: B samples, C channels, H x W cells.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from pydantic import PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from sightline.config.base import Config
+
+NORM_EPS = 1e-3
+NORM_MOMENTUM = 0.01
+
+
+class BevBackboneConfig(Config):
+    """The stages, finest first; each list has one entry a stage."""
+
+    layers: tuple[PositiveInt, ...] = (3, 5, 5)
+    """3x3 convolutions of each stage, after the one that changes the resolution."""
+    strides: tuple[PositiveInt, ...] = (2, 2, 2)
+    """How much coarser each stage is than the one before."""
+    channels: tuple[PositiveInt, ...] = (64, 128, 256)
+    """Channels of each stage."""
+    up_strides: tuple[PositiveFloat, ...] = (1.0, 2.0, 4.0)
+    """How much finer each stage's output is made before all are joined; below 1 coarser."""
+    up_channels: tuple[PositiveInt, ...] = (128, 128, 128)
+    """Channels of each stage in the joined map."""
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
+        if len(set(lengths.values())) != 1 or not self.layers:
+            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise ValueError(f"every list needs one entry for each stage, but their lengths are: {told}.")
+        reached = 1.0
+        resolutions = set()
+        for stride, up in zip(self.strides, self.up_strides, strict=True):
+            if up >= 1 and up != int(up):
+                raise ValueError(f"up_strides: expected whole numbers, or 1 over one, got {up}.")
+            reached *= stride
+            resolutions.add(round(reached / up, 6))
+        if len(resolutions) != 1:
+            raise ValueError(
+                f"strides {list(self.strides)} and up_strides {list(self.up_strides)} bring the stages to different "
+                f"resolutions (strides {sorted(resolutions)} of the input), so they cannot be joined."
+            )
+        return self
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the joined map."""
+        return sum(self.up_channels)
+
+    @property
+    def stride(self) -> int:
+        """Cells of the input along one cell of the joined map."""
+        return round(self.strides[0] / self.up_strides[0])
+
+
+def _conv(in_channels: int, out_channels: int, stride: int, eps: float, momentum: float) -> list[nn.Module]:
+    return [
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels, eps=eps, momentum=momentum),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def _resample(in_channels: int, out_channels: int, up: float, eps: float, momentum: float) -> nn.Sequential:
+    """To a resolution ``up`` times finer; every cell becomes up x up cells, or as many cells become one."""
+    conv: nn.Module
+    if up >= 1:
+        conv = nn.ConvTranspose2d(in_channels, out_channels, int(up), int(up), bias=False)
+    else:
+        down = round(1 / up)
+        conv = nn.Conv2d(in_channels, out_channels, down, down, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels, eps=eps, momentum=momentum), nn.ReLU(inplace=True))
+
+
+class BevBackbone(nn.Module):
+    """The pyramid of SECOND, PointPillars and CenterPoint.
+
+    Args:
+        config: The stages.
+        in_channels: Channels of the map that comes in.
+        eps: Of the batch norms.
+        momentum: Of the batch norms' running averages.
+
+    Attributes:
+        out_channels: Channels of the joined map.
+        stride: Cells of the input along one cell of the joined map.
+
+    Reference:
+        Lang et al., "PointPillars: Fast Encoders for Object Detection from Point Clouds", CVPR 2019, section 2.2.
+    """
+
+    def __init__(
+        self, config: BevBackboneConfig, in_channels: int, *, eps: float = NORM_EPS, momentum: float = NORM_MOMENTUM
+    ) -> None:
+        super().__init__()
+        self.out_channels = config.out_channels
+        self.stride = config.stride
+        self.stages = nn.ModuleList()
+        self.resamplers = nn.ModuleList()
+        rows = zip(config.layers, config.strides, config.channels, config.up_strides, config.up_channels, strict=True)
+        for layers, stride, channels, up, up_channels in rows:
+            stage = _conv(in_channels, channels, stride, eps, momentum)
+            for _ in range(layers):
+                stage += _conv(channels, channels, 1, eps, momentum)
+            self.stages.append(nn.Sequential(*stage))
+            self.resamplers.append(_resample(channels, up_channels, up, eps, momentum))
+            in_channels = channels
+
+    def forward(self, bev: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_channels, H / stride, W / stride); H and W are multiples of all strides."""
+        joined = []
+        for stage, resample in zip(self.stages, self.resamplers, strict=True):
+            bev = stage(bev)
+            joined.append(resample(bev))
+        return joined[0] if len(joined) == 1 else torch.cat(joined, dim=1)
+
+
+def openpcdet_backbone_names(config: BevBackboneConfig, *, theirs: str = "backbone_2d.") -> dict[str, str]:
+    """OpenPCDet's names of the layers of ``BaseBEVBackbone``, each with ours relative to ``BevBackbone``.
+
+    The names are those of layers, without the weight's own: ``backbone_2d.blocks.0.1`` is ``stages.0.0``. Theirs pads
+    by a layer of its own before the first convolution of a stage, so their numbers are one higher.
+    """
+    names = {}
+    for stage, layers in enumerate(config.layers):
+        for layer in range(layers + 1):
+            names[f"{theirs}blocks.{stage}.{3 * layer + 1}"] = f"stages.{stage}.{3 * layer}"
+            names[f"{theirs}blocks.{stage}.{3 * layer + 2}"] = f"stages.{stage}.{3 * layer + 1}"
+        for layer in (0, 1):
+            names[f"{theirs}deblocks.{stage}.{layer}"] = f"resamplers.{stage}.{layer}"
+    return names

@@ -1,0 +1,41 @@
+"""The pyramid on a bird's-eye-view map."""
+
+import pytest
+import torch
+
+from sightline.models.blocks.bev_backbone import BevBackbone, BevBackboneConfig, openpcdet_backbone_names
+
+
+def small(**changes):
+    values = {"layers": (1, 2), "strides": (2, 2), "channels": (4, 8), "up_strides": (1, 2), "up_channels": (3, 5)}
+    return BevBackboneConfig(**{**values, **changes})
+
+
+def test_stages_are_joined_at_the_resolution_of_the_first():
+    backbone = BevBackbone(small(), in_channels=6)
+    assert backbone(torch.randn(2, 6, 16, 24)).shape == (2, 8, 8, 12)
+    assert (backbone.out_channels, backbone.stride) == (8, 2)
+
+
+def test_a_stage_can_be_made_coarser():
+    config = small(up_strides=(0.5, 1))
+    assert BevBackbone(config, in_channels=6)(torch.randn(1, 6, 16, 16)).shape == (1, 8, 4, 4)
+    assert config.stride == 4
+
+
+def test_every_layer_of_the_original_has_its_place():
+    config = small()
+    names = openpcdet_backbone_names(config)
+    backbone = BevBackbone(config, in_channels=6)
+    with_weights = {name.rpartition(".")[0] for name in backbone.state_dict()}
+    assert set(names.values()) == with_weights
+    assert names["backbone_2d.blocks.1.4"] == "stages.1.3"  # second convolution: pad, conv, norm, relu come before
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({"layers": (1,)}, "lengths"), ({"up_strides": (1, 1)}, "resolutions"), ({"up_strides": (1.5, 3)}, "whole")],
+)
+def test_stages_that_do_not_fit_are_refused(changes, word):
+    with pytest.raises(ValueError, match=word):
+        small(**changes)
