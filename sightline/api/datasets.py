@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from sightline.data.check import CheckReport
     from sightline.data.formats.find import FormatName
     from sightline.data.formats.find_classes import ClassFormatName
+    from sightline.data.formats.find_lidar import LidarFormatName
 
 
 def dataset_formats() -> tuple[str, ...]:
-    """Names of all formats that ``check`` knows: those of boxes, then those of image classes."""
+    """Names of all formats that ``check`` knows: those of boxes, then of image classes, then of point clouds."""
     from sightline.data.formats.find import FormatName
     from sightline.data.formats.find_classes import ClassFormatName
+    from sightline.data.formats.find_lidar import LidarFormatName
 
-    return (*get_args(FormatName), *get_args(ClassFormatName))
+    return (*get_args(FormatName), *get_args(ClassFormatName), *get_args(LidarFormatName))
 
 
 def check(
@@ -38,11 +40,11 @@ def check(
 
     Args:
         data: The data set.
-        format: ``yolo``, ``coco``, ``voc``, or one of image classes such as ``class_folders``, where a folder holds
-            several; found by looking without it.
-        decode: Decode every image, which finds damage behind the header.
-        same_content: Look for images that are copies of each other.
-        progress: Called now and then with the number of images looked at and their total.
+        format: ``yolo``, ``coco``, ``voc``, ``kitti``, or one of image classes such as ``class_folders``, where a
+            folder holds several; found by looking without it.
+        decode: Decode every image, which finds damage behind the header; of point clouds read every point.
+        same_content: Look for images or clouds that are copies of each other.
+        progress: Called now and then with the number of images or clouds looked at and their total.
 
     Raises:
         ConfigError: If there is no such format.
@@ -56,7 +58,7 @@ def check(
         raise ConfigError(f"check: no format {printable(format)!r}.{near}")
     return check_dataset(
         Path(data).expanduser(),
-        format=cast("FormatName | ClassFormatName | None", format),
+        format=cast("FormatName | ClassFormatName | LidarFormatName | None", format),
         decode=decode,
         same_content=same_content,
         progress=progress,

@@ -13,6 +13,7 @@ from sightline.data.ground_truth_database import GroundTruthDatabase
 from sightline.data.transforms.ground_truth_paste import Candidates, PasteConfig, PasteObjects
 from sightline.data.transforms.points import PointScene, WorldMove, move_world, wrapped
 from sightline.ops.frames import Calibration
+from sightline.ops.point_pairs import inside_pairs
 from tests.conftest import oracle
 
 TOLERANCE = {"rtol": 1e-6, "atol": 2e-5}
@@ -80,6 +81,15 @@ def test_the_draws_of_the_recorded_queue_come_in_the_recorded_order():
         assert random.uniform(0.95, 1.05) == pytest.approx(drawn["noise_scale"], rel=1e-6)
         shift = [random.normal(0, 0.2) for _ in range(3)]
         np.testing.assert_allclose([shift], drawn["noise_translate"], rtol=1e-6)
+
+
+def test_the_quick_search_finds_the_recorded_points_in_boxes():
+    with np.load(oracle("openpcdet", "data_box_utils.npz")) as arrays:
+        boxes, points = arrays["boxes"], arrays["points_in_boxes_pts"]
+        found = np.zeros_like(arrays["points_in_boxes_mask"])
+        rows, owners = inside_pairs(points, boxes)
+        found[owners, rows] = True
+        np.testing.assert_array_equal(found, arrays["points_in_boxes_mask"])
 
 
 class RecordedSampling:

@@ -302,7 +302,8 @@ def cropped(scene: PointScene, point_range: Sequence[float]) -> PointScene:
     low, high = np.array(point_range[:3], np.float32), np.array(point_range[3:], np.float32)
     centres = scene.boxes3d[:, :3]
     kept = scene.keep_points(points_in_range(scene.points, point_range))
-    return kept.keep_boxes(((centres >= low) & (centres <= high)).all(axis=1))
+    is_inside = np.all((centres >= low) & (centres <= high), axis=1)
+    return kept.keep_boxes(is_inside)
 
 
 def shuffled(scene: PointScene, generator: np.random.Generator) -> PointScene:
