@@ -19,7 +19,6 @@ from sightline.data.faults import make_fault
 from sightline.data.formats.image_files import entries_of, is_folder, is_image_name
 from sightline.data.formats.kitti_files import (
     CAMERA_BOX,
-    DONT_CARE,
     MATRICES,
     CalibrationFile,
     LabelFile,
