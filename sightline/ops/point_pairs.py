@@ -38,7 +38,7 @@ def inside_pairs(points: Array, boxes3d: Array) -> tuple[Rows, Rows]:
     """
     none = np.zeros(0, np.intp)
     boxes = np.asarray(boxes3d, np.float32)
-    boxes_rows = np.flatnonzero(np.isfinite(boxes[:, :7]).all(axis=1))
+    boxes_rows = np.flatnonzero(np.isfinite(boxes[:, :7]).all(axis=1) & (boxes[:, 3:6] >= 0).all(axis=1))
     if not len(points) or not len(boxes_rows):
         return none, none
     near, candidates = _near_pairs(points, boxes[boxes_rows])

@@ -69,6 +69,13 @@ def test_boxes_that_are_not_finite_hold_nothing():
     assert inside_pairs(np.zeros((1, 3), np.float32), boxes)[1].tolist() == [1]
 
 
+def test_boxes_of_negative_size_hold_nothing():
+    boxes = np.array(
+        [[-1000, -1000, -1000, -1, -1, -1, 0], [0, 0, 0, -2, -2, -2, 0], [0, 0, 0, 4, 4, 4, 0]], np.float32
+    )
+    assert inside_pairs(np.zeros((1, 3), np.float32), boxes)[1].tolist() == [2]
+
+
 def test_far_away_points_are_no_trouble():
     points = np.array([[1e30, -1e30, 0], [3e9, 0, 0], [0, 0, 0]], np.float32)
     assert inside_pairs(points, np.array([[0, 0, 0, 4, 4, 4, 0]], np.float32))[0].tolist() == [2]

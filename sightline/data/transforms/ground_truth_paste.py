@@ -128,15 +128,30 @@ class PasteObjects:
             of_class = database.of_type(class_names[label])
             self.objects[label] = of_class[is_worth[of_class]]
             if count and not len(self.objects[label]):
-                lacking.append(f"{printable(class_names[label])} (of {len(of_class)})")
+                lacking.append(f"{printable(class_names[label])} (of {len(of_class):,})")
         self.messages: tuple[str, ...] = ()
-        """What a run should tell once."""
+        """Classes of which nothing is pasted: what a run should tell once."""
         if lacking:
-            levels = list(config.without_levels)
             self.messages = (
                 f"augment.paste: nothing is pasted of {', '.join(lacking)}: no object in the database is left with "
-                f"min_points={config.min_points} and without_levels={levels}.",
+                f"min_points={config.min_points} and without_levels={list(config.without_levels)}.",
             )
+
+    def messages_about(self, planes: Array) -> tuple[str, ...]:
+        """Frames whose ground is not known, where it is asked for: what a run should tell once.
+
+        Args:
+            planes: (N, 4) ground of each frame; NaN where it is not known.
+        """
+        unknown = np.isnan(planes.sum(axis=1))
+        if not self.config.onto_plane or not unknown.any():
+            return ()
+        some = f"{unknown.sum():,} of {counted(len(unknown), 'frame')} have no"
+        frames = "no frame has a" if unknown.all() else some
+        return (
+            f"augment.paste.onto_plane: {frames} known ground plane; objects pasted there keep the height at which "
+            "they were recorded.",
+        )
 
     def draw(self, generator: np.random.Generator, labels: Array) -> list[Candidates]:
         """Who is tried in a scene: drawn from all objects of a class without repeats, by this generator alone.
@@ -191,7 +206,14 @@ class PasteObjects:
             drawn: Class after class.
             calibration: Of the scene; needed for its plane.
             plane: (4,) a, b, c, d of the ground a x + b y + c z + d = 0 in the rect frame; None or NaN: not known.
+
+        Raises:
+            ValueError: If a point of the scene has other numbers than one of the database.
         """
+        if scene.points.shape[1] != self._points.shape[1]:
+            raise ValueError(
+                f"points: expected {self._points.shape[1]} numbers as in the database, got {scene.points.shape[1]}."
+            )
         found = self.accepted(scene.boxes3d, drawn)
         objects, groups = _joined(found)
         if not len(objects):
