@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
                 "kept": len(rotated_nms(boxes3d, scores, IOU_THRESHOLD)),
             }
     emit(
-        "rotated-nms",
+        "rotated_nms",
         figure=rows["4096 scattered"]["of_loop"],
         unit="of the CPU time of the compiled loop, 4096 boxes",
         peer="C++ loop of OpenPCDet 0.6.0, recorded as 4.46 reference convolutions",

@@ -241,5 +241,6 @@ class LidarEvalSource(_LidarSource):
         """Frame ``index``; the same in every epoch."""
         scene = self._scene(index)
         scene = scene.keep_boxes(scene.labels >= 0)
-        points = scene.points[points_in_range(scene.points, self.point_range)]
+        inside = np.flatnonzero(points_in_range(scene.points, self.point_range))
+        points = scene.points.take(inside, axis=0)
         return _Filled(points, scene.boxes3d, scene.labels)
