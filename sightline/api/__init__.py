@@ -8,7 +8,7 @@ Example:
 
 from sightline.api.configuration import describe_config, describe_keys, list_recipes, resolve
 from sightline.api.contents import Contents, FileContent, TensorKind, show
-from sightline.api.datasets import check, dataset_formats, score_coco, world
+from sightline.api.datasets import check, dataset_formats, score_coco, score_kitti, world
 from sightline.api.exporting import Exported, export
 from sightline.api.importing import Imported, import_bmxnet
 from sightline.api.inference import Figures, evaluate
@@ -69,6 +69,7 @@ __all__ = [
     "resolve",
     "resume",
     "score_coco",
+    "score_kitti",
     "search",
     "show",
     "status",

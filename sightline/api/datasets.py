@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, cast, get_args
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from sightline.data.check import CheckReport
     from sightline.data.formats.find import FormatName
     from sightline.data.formats.find_classes import ClassFormatName
+    from sightline.data.formats.find_lidar import LidarFormatName
 
 
 def dataset_formats() -> tuple[str, ...]:
-    """Names of all formats that ``check`` knows: those of boxes, then those of image classes."""
+    """Names of all formats that ``check`` knows: those of boxes, then of image classes, then of point clouds."""
     from sightline.data.formats.find import FormatName
     from sightline.data.formats.find_classes import ClassFormatName
+    from sightline.data.formats.find_lidar import LidarFormatName
 
-    return (*get_args(FormatName), *get_args(ClassFormatName))
+    return (*get_args(FormatName), *get_args(ClassFormatName), *get_args(LidarFormatName))
 
 
 def check(
@@ -38,11 +40,11 @@ def check(
 
     Args:
         data: The data set.
-        format: ``yolo``, ``coco``, ``voc``, or one of image classes such as ``class_folders``, where a folder holds
-            several; found by looking without it.
-        decode: Decode every image, which finds damage behind the header.
-        same_content: Look for images that are copies of each other.
-        progress: Called now and then with the number of images looked at and their total.
+        format: ``yolo``, ``coco``, ``voc``, ``kitti``, or one of image classes such as ``class_folders``, where a
+            folder holds several; found by looking without it.
+        decode: Decode every image, which finds damage behind the header; of point clouds read every point.
+        same_content: Look for images or clouds that are copies of each other.
+        progress: Called now and then with the number of images or clouds looked at and their total.
 
     Raises:
         ConfigError: If there is no such format.
@@ -56,7 +58,7 @@ def check(
         raise ConfigError(f"check: no format {printable(format)!r}.{near}")
     return check_dataset(
         Path(data).expanduser(),
-        format=cast("FormatName | ClassFormatName | None", format),
+        format=cast("FormatName | ClassFormatName | LidarFormatName | None", format),
         decode=decode,
         same_content=same_content,
         progress=progress,
@@ -115,3 +117,35 @@ def score_coco(truth: PathLike, detections: PathLike) -> Figures:
         f"({result.num_crowds:,} of them crowds), {counted(result.num_detections, 'detection')}"
     )
     return Figures(result.figures, details, title, tuple(f"note: {note}" for note in result.notes), TITLES)
+
+
+def score_kitti(
+    labels: PathLike,
+    detections: PathLike,
+    *,
+    frames: PathLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Figures:
+    """KITTI's AP (R40 and R11) in the picture, from above, in space and of orientation, of any tool's text files.
+
+    Args:
+        labels: Folder of label files, one per frame.
+        detections: Folder of result files of 16 columns, one per frame; empty where nothing was found.
+        frames: List of the frames to score, such as ``ImageSets/val.txt``; without it all that have a result file.
+        class_names: Types to score; without it Car, Pedestrian, Cyclist and what else the detections name.
+
+    Raises:
+        UserError: If a file is missing or broken, names file and line; or a class is in neither folder.
+    """
+    from sightline.tasks.kitti_scoring import score_kitti as score
+
+    folders = Path(labels).expanduser(), Path(detections).expanduser()
+    frame_list = None if frames is None else Path(frames).expanduser()
+    result = score(*folders, frame_list=frame_list, class_names=class_names)
+    counts = {name: getattr(result, name) for name in ("num_frames", "num_truths", "num_detections")}
+    title = (
+        f"{counted(result.num_frames, 'frame')}, {counted(result.num_truths, 'truth')}, "
+        f"{counted(result.num_detections, 'detection')}"
+    )
+    notes = tuple(f"note: {note}" for note in result.notes)
+    return Figures(result.figures, {**counts, **result.details}, title, notes)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from sightline.api.configuration import PathLike, read_config
+from sightline.api.kitti_tables import kitti_tables
 from sightline.api.output import check_output, naming, write_output
 from sightline.api.table import Table
 from sightline.config.errors import ConfigError, RunError
@@ -49,6 +50,8 @@ class Figures(Mapping[str, float]):
 
     def tables(self) -> list[Table]:
         """The figures, and a row for each class."""
+        if "kitti" in self.details:
+            return kitti_tables(self.figures, self.details)
         rows = [(self.titles.get(name, name), cell(value)) for name, value in self.figures.items()]
         tables = [Table(("figure", "value"), rows)]
         rows_of_classes = self.details.get("classes", [])

@@ -30,7 +30,7 @@ def check(
         str,
         typer.Argument(
             metavar="DATA|RECIPE",
-            help="a data set (boxes or image classes), or a recipe or YAML file of changes; what exists is a path",
+            help="a data set (boxes, image classes, point clouds), or a recipe or YAML file; what exists is a path",
             show_default=False,
             autocompletion=recipe_names,
         ),
@@ -39,13 +39,15 @@ def check(
     data: DataPath = None,
     out: Annotated[Path | None, typer.Option(help="run folder that RECIPE would write")] = None,
     name: Annotated[str | None, typer.Option(help="name of the run that RECIPE would begin")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="read headers only, do not decode the images")] = False,
-    copies: Annotated[bool, typer.Option("--copies", help="DATA: look for images with the same content too")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="read headers only, do not decode images or read points")
+    ] = False,
+    copies: Annotated[bool, typer.Option("--copies", help="DATA: look for files with the same content too")] = False,
     every: Annotated[bool, typer.Option("--all", help="DATA: show every place, not the first of each kind")] = False,
     format: Annotated[
         str | None,
         typer.Option(
-            help="DATA: yolo, coco, voc, class_folders, ... where a folder holds several",
+            help="DATA: yolo, coco, voc, class_folders, kitti, ... where a folder holds several",
             show_default=False,
             autocompletion=_formats,
         ),
@@ -54,15 +56,17 @@ def check(
 ) -> None:
     """Look for everything that is wrong with a data set, or with a run before it begins.
 
-    DATA is YOLO, COCO or Pascal VOC, or of image classes: folders of them, ImageNet, CIFAR, MNIST. All its faults are
-    listed, every one with file and line. Of RECIPE it builds all that a run would build and takes a few steps:
-    configuration, labels, shapes, losses, memory, disk and time, for detectors anchors too. It writes nothing
-    into the data or a run folder. Ends with exit code 2 where training would refuse, or would not come to its end.
+    DATA is YOLO, COCO or Pascal VOC, or of image classes: folders of them, ImageNet, CIFAR, MNIST; or point clouds
+    in KITTI's folders. All its faults are listed, every one with file and line. Of RECIPE it builds all that a run
+    would build and takes a few steps: configuration, labels, shapes, losses, memory, disk and time, for detectors
+    anchors too. It writes nothing into the data or a run folder. Ends with exit code 2 where training would refuse,
+    or would not come to its end.
 
     Examples:
         sightline check my_data/data.yaml
         sightline check my_data --all --json faults.json
         sightline check cifar-10-python.tar.gz
+        sightline check kitti --json faults.json
         sightline check yolov7-tiny-small --data my_data batch_size=32
         sightline check my_changes.yaml --json preflight.json
     """
@@ -85,7 +89,7 @@ def check(
         if not Path(target).expanduser().exists() and (near := api.near_recipe(target)):
             raise DataError(f"{printable(target)}: no such path and no such recipe.{near}")
         _refuse(of_run, f"is for recipes, and {printable(target)} is a path. Name a recipe or a file of changes.")
-        with counting("looking at images") as tell:
+        with counting("looking at files") as tell:
             held = api.check(target, format=format, decode=not quick, same_content=copies, progress=tell)
         show_lines("\n".join(held.lines(places=None if every else 5)), fault_style)
         good, found = held.is_usable, held.as_dict()

@@ -375,3 +375,45 @@ def score_coco(
     show(figures.title, *figures.tables(), *figures.notes)
     if json is not None:
         figures.write_json(json)
+
+
+@command(score, "kitti")
+def score_kitti(
+    labels: Annotated[
+        Path, typer.Argument(metavar="LABEL_DIR", help="folder of label files, such as label_2", show_default=False)
+    ],
+    detections: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DETECTION_DIR", help="folder of result files, a line a detection, 16 columns", show_default=False
+        ),
+    ],
+    frames: Annotated[
+        Path | None,
+        typer.Option(help="list of frames, such as ImageSets/val.txt; without it all that have a result file"),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="types to score; default Car,Pedestrian,Cyclist and what else the detections name"
+        ),
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """KITTI's AP of any tool's results: in space, from above, in the picture, and of orientation.
+
+    All figures are percent. Strict overlaps are 0.7 for vehicles and 0.5 for all else, loose ones 0.5 and 0.25 (in the
+    picture as the strict ones).
+
+    Examples:
+        sightline score kitti kitti/training/label_2 results --frames kitti/ImageSets/val.txt
+        sightline score kitti label_2 results --classes Car --json figures.json
+    """
+    from sightline import api
+
+    api.check_output(json)
+    names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
+    figures = api.score_kitti(labels, detections, frames=frames, class_names=names)
+    show(figures.title, *figures.tables(), *figures.notes)
+    if json is not None:
+        figures.write_json(json)

@@ -11,17 +11,23 @@ from typing import Any, cast, get_args
 
 from sightline.config.printable import counted, printable
 from sightline.data.annotations import Fault, ImageAnnotations
+from sightline.data.check_lidar import LidarSplitReport, look_into_clouds, report_lidar_split
 from sightline.data.class_labels import ClassLabels
 from sightline.data.decode import decode_bytes, read_image_bytes
 from sightline.data.faults import KINDS, FormatError, by_kind, make_fault
 from sightline.data.formats.class_source import ClassSource
 from sightline.data.formats.find import FormatName, open_dataset
 from sightline.data.formats.find_classes import ClassFormatName, class_candidates, open_class_dataset
+from sightline.data.formats.find_lidar import LidarFormatName, holds_point_clouds, open_lidar_dataset
+from sightline.data.formats.kitti import KittiSource
 from sightline.data.formats.source import DataSource
 from sightline.data.image_header import ImageError
+from sightline.data.lidar_annotations import LidarAnnotations
 
 Progress = Callable[[int, int], None]
-"""Called with the number of images looked at and their total."""
+"""Called with the number of images or point clouds looked at and their total."""
+AnySource = DataSource | ClassSource | KittiSource
+AnyFormatName = FormatName | ClassFormatName | LidarFormatName
 
 
 @dataclass(frozen=True)
@@ -77,11 +83,13 @@ class CheckReport:
     path: Path
     format: str
     class_names: tuple[str, ...]
-    splits: tuple[SplitReport | ClassSplitReport, ...]
+    splits: tuple[SplitReport | ClassSplitReport | LidarSplitReport, ...]
     faults: tuple[Fault, ...]
     """Each once, though several splits may share files."""
     num_decoded: int
-    """Images that were decoded as a whole; 0 if only headers were read."""
+    """Images that were decoded, or point clouds that were read, as a whole; 0 if only headers were read."""
+    unit: str = "image"
+    """What one sample is called."""
 
     @property
     def is_usable(self) -> bool:
@@ -130,7 +138,7 @@ class CheckReport:
             if len(shown) < len(group):
                 lines.append(f"  ... and {len(group) - len(shown):,} more")
         if not self.is_usable:
-            lines += ["", "Training refuses this data until the errors are gone, or leaves the images out with"]
+            lines += ["", f"Training refuses this data until the errors are gone, or leaves the {self.unit}s out with"]
             lines.append("data.on_fault=skip.")
         return lines
 
@@ -153,7 +161,7 @@ def check_dataset(
     path: Path | str,
     *,
     class_names: Sequence[str] | None = None,
-    format: FormatName | ClassFormatName | None = None,
+    format: AnyFormatName | None = None,
     decode: bool = False,
     same_content: bool = False,
     num_threads: int = 4,
@@ -162,20 +170,21 @@ def check_dataset(
     """Read every split of a data set and report what is there and what is wrong. Writes nothing.
 
     Args:
-        path: Folder or file, as for ``open_dataset`` or ``open_class_dataset``.
+        path: Folder or file, as for ``open_dataset``, ``open_class_dataset`` or ``open_lidar_dataset``.
         class_names: As there.
         format: As there.
-        decode: Decode every image as a whole, which finds those that are cut off or damaged behind their header.
-        same_content: Look for images that are copies of each other, byte for byte.
+        decode: Decode every image as a whole, which finds those that are cut off or damaged behind their header. Of
+            data with point clouds read every cloud, which finds bad points and boxes without points, and no picture.
+        same_content: Look for images or clouds that are copies of each other, byte for byte.
         num_threads: Threads for these two.
-        progress: Called now and then while images are decoded.
+        progress: Called now and then while images are decoded or clouds read.
 
     Raises:
         FormatError: If the data set cannot be opened, or none of its splits can be read.
     """
     source = open_any(path, class_names, format)
     faults = list(source.faults)
-    read: dict[str, ImageAnnotations | ClassLabels] = {}
+    read: dict[str, ImageAnnotations | ClassLabels | LidarAnnotations] = {}
     names = source.class_names
     for split in source.splits:
         try:
@@ -186,41 +195,58 @@ def check_dataset(
             faults.append(error.fault)
     faults += [fault for held in read.values() for fault in held.faults]
     faults += unused_files(source)
-    readable = [held.paths[i] for held in read.values() for i in readable_images(held)]
-    readable = list(dict.fromkeys(readable))
+    clouds = [held for held in read.values() if isinstance(held, LidarAnnotations)]
+    images = [held for held in read.values() if not isinstance(held, LidarAnnotations)]
+    readable = list(dict.fromkeys(held.paths[i] for held in images for i in readable_images(held)))
     found: list[Fault] = []
+    num_read = len(readable)
     if decode or same_content:
         found = look_into_images(readable, decode=decode, same_content=same_content, threads=num_threads, tell=progress)
+        if clouds:
+            more, num_read = look_into_clouds(
+                clouds, read=decode, same_content=same_content, threads=num_threads, tell=progress
+            )
+            found += more
     broken = {str(fault.path) for fault in found if fault.fatal}
     return CheckReport(
         path=Path(path),
         format=source.format,
         class_names=names,
-        splits=tuple(report_split(split, held, broken) for split, held in read.items()),
+        splits=tuple(
+            report_lidar_split(split, held, broken, clouds)
+            if isinstance(held, LidarAnnotations)
+            else report_split(split, held, broken)
+            for split, held in read.items()
+        ),
         faults=tuple(unique([*faults, *found])),
-        num_decoded=len(readable) if decode else 0,
+        num_decoded=num_read if decode else 0,
+        unit="frame" if clouds else "image",
     )
 
 
-def open_any(
-    path: Path | str, class_names: Sequence[str] | None, format: FormatName | ClassFormatName | None
-) -> DataSource | ClassSource:
-    """A data set of images with boxes, or of image classes.
+def open_any(path: Path | str, class_names: Sequence[str] | None, format: AnyFormatName | None) -> AnySource:
+    """A data set of images with boxes, of image classes, or of point clouds.
 
     Raises:
-        FormatError: As ``open_dataset``, or as ``open_class_dataset`` where the path holds image classes.
+        FormatError: As ``open_dataset``, or as that of the others where the path holds such data.
     """
     if format in get_args(ClassFormatName):
         return open_class_dataset(path, class_names=class_names, format=cast(ClassFormatName, format))
+    if format in get_args(LidarFormatName):
+        return open_lidar_dataset(path, class_names=class_names, format=cast(LidarFormatName, format))
     try:
         return open_dataset(path, class_names=class_names, format=cast("FormatName | None", format))
     except FormatError as error:
-        if format is not None or error.fault.kind != "not_a_dataset" or not class_candidates(Path(path).expanduser()):
-            raise
-    return open_class_dataset(path, class_names=class_names)
+        place = Path(path).expanduser()
+        if format is None and error.fault.kind == "not_a_dataset":
+            if holds_point_clouds(place):
+                return open_lidar_dataset(path, class_names=class_names)
+            if class_candidates(place):
+                return open_class_dataset(path, class_names=class_names)
+        raise
 
 
-def unused_files(source: DataSource | ClassSource) -> list[Fault]:
+def unused_files(source: AnySource) -> list[Fault]:
     """Files that no split uses; none if a split is too broken to say."""
     try:
         return source.unused()

@@ -30,6 +30,9 @@ LEVEL_OCCLUSIONS = (0, 1, 2)
 """Limits of easy, moderate and hard."""
 
 
+FRONT_MARGIN = 0.01
+"""Metres behind the camera up to which points are looked at closely: far more than float32 rounds."""
+
 _OF_FRAMES = ("sizes_hw", "image_from_rect", "rect_from_camera", "camera_from_lidar", "planes")
 _OF_OBJECTS = (
     "types", "labels", "boxes3d", "boxes_camera", "boxes_xyxy", "alphas", "truncations", "occlusions",
@@ -219,8 +222,10 @@ def points_in_view(annotations: LidarAnnotations, index: int, points: Array) -> 
     height, width = annotations.sizes_hw[index].tolist()
     if height == 0:
         return points
-    seen: Array = points[annotations.calibration(index).is_in_image(points, (height, width))]
-    return seen
+    calibration = annotations.calibration(index)
+    ahead = calibration.image_from_rect[2, :3] @ calibration.rect_from_lidar[:3]  # (4,)
+    front = points.take(np.flatnonzero(points[:, :3] @ ahead[:3] > -ahead[3] - FRONT_MARGIN), axis=0)
+    return front.take(np.flatnonzero(calibration.is_in_image(front, (height, width))), axis=0)
 
 
 def points_per_object(annotations: LidarAnnotations, index: int, points: Array) -> Ints:

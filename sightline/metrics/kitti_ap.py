@@ -69,19 +69,16 @@ class KittiResult:
 
     def notes(self) -> list[str]:
         """What a reader must know to trust the figures."""
-        notes = []
-        for label, name in enumerate(self.class_names):
-            few = [
-                f"{difficulty} {count}"
-                for difficulty, count in zip(DIFFICULTIES, self.num_valid[label].tolist(), strict=True)
-                if count < NUM_RECALLS
-            ]
-            if few:
-                notes.append(
-                    f"{name}: fewer than {NUM_RECALLS} objects count ({', '.join(few)}). Of n objects, finding all "
-                    "without a fault gives 100 (n - 1) / 40 percent in R40."
-                )
-        return notes
+        few = []
+        for name, counts in zip(self.class_names, self.num_valid.tolist(), strict=True):
+            low = [f"{d} {count}" for d, count in zip(DIFFICULTIES, counts, strict=True) if count < NUM_RECALLS]
+            few += [f"{name} ({', '.join(low)})"] if low else []
+        if not few:
+            return []
+        return [
+            f"Fewer than {NUM_RECALLS} objects count: {', '.join(few)}. Where n count, a detector that finds all of "
+            "them and nothing else comes to 100 (n - 1) / 40 percent in R40, not to 100."
+        ]
 
     def details(self) -> dict[str, Any]:
         """The table of classes, AP by all rules, and curves, as plain values.
@@ -161,13 +158,13 @@ class KittiAP:
             unknown = np.flatnonzero(~np.isin(side.frames, numbers))
             if len(unknown):
                 raise ValueError(f"{name}: frame {side.frames[unknown[0]]} is none of the frames added.")
-        for name, numbered, names in (
-            ("types", truths.types, self.type_names),
-            ("labels", detections.labels, self.class_names),
+        for name, numbered, lowest, names in (
+            ("types", truths.types, 0, self.type_names),
+            ("labels", detections.labels, -1, self.class_names),
         ):
-            outside = numbered[(numbered < 0) | (numbered >= len(names))]
+            outside = numbered[(numbered < lowest) | (numbered >= len(names))]
             if len(outside):
-                raise ValueError(f"{name}: {outside[0]}, but they are 0 to {len(names) - 1}.")
+                raise ValueError(f"{name}: {outside[0]}, but they are {lowest} to {len(names) - 1}.")
         self._frames.append(numbers)
         self._truths.append(truths)
         self._detections.append(detections)
@@ -212,7 +209,7 @@ class KittiAP:
                 curves=curves.all_curves(),
                 num_valid=curves.num_valid(),
                 num_truths=curves.num_truths(),
-                num_detections=np.bincount(curves.detections.labels, minlength=len(self.class_names)),
+                num_detections=curves.num_detections(),
                 recall=curves.recall(),
             )
         return self._result

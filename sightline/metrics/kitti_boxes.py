@@ -41,7 +41,7 @@ class KittiDetections:
     frames: Array
     """(N,) whole numbers."""
     labels: Array
-    """(N,) in 0..K-1."""
+    """(N,) in 0..K-1; -1 for another class. Such a detection can be ignored where it is low, but never be right."""
     boxes_xyxy: Array
     """(N, 4) pixels."""
     boxes_camera: Array

@@ -93,6 +93,11 @@ class KittiCurves:
         """(K,) objects of each class."""
         return np.array([self._is_of_type({name.casefold()}).sum() for name in self.class_names], dtype=np.int64)
 
+    def num_detections(self) -> Array:
+        """(K,) detections of each class."""
+        counts: Array = np.bincount(self.detections.labels + 1, minlength=len(self.class_names) + 1)[1:]
+        return counts
+
     def num_valid(self) -> Array:
         """(K, D) objects of each class that count."""
         own = [self._is_of_type({name.casefold()}) for name in self.class_names]

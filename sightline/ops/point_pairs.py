@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sightline.ops.points import SIDE_MARGIN
+
 Array = np.ndarray[Any, Any]
 Rows = np.ndarray[Any, np.dtype[np.intp]]
 
-MARGIN = 0.01
-"""Metres. Along x and y of a box a point this little outside counts as inside, as for the reference system."""
 _CELLS = 96
 """Cells of the coarse map along its longer side, at most."""
 _SMALLEST_CELL = 0.5
@@ -26,8 +26,7 @@ _SMALLEST_CELL = 0.5
 def inside_pairs(points: Array, boxes3d: Array) -> tuple[Rows, Rows]:
     """All pairs of a point and a box that it lies in.
 
-    The rule: at most half the height above or below the centre, and less than half the size and 1 cm away from it
-    along the heading and across it; float32.
+    The rule is that of ``points_in_boxes``, reckoned in float32 as it is there for points of that type.
 
     Args:
         points: (P, F) with x, y, z in front; points that are not finite lie in no box.
@@ -39,21 +38,20 @@ def inside_pairs(points: Array, boxes3d: Array) -> tuple[Rows, Rows]:
     """
     none = np.zeros(0, np.intp)
     boxes = np.asarray(boxes3d, np.float32)
-    boxes_rows = np.flatnonzero(np.isfinite(boxes[:, :7]).all(axis=1))
+    boxes_rows = np.flatnonzero(np.isfinite(boxes[:, :7]).all(axis=1) & (boxes[:, 3:6] >= 0).all(axis=1))
     if not len(points) or not len(boxes_rows):
         return none, none
     near, candidates = _near_pairs(points, boxes[boxes_rows])
     box_of_pair = boxes_rows[candidates]
-    half = boxes[:, 3:6] / 2
-    half[:, :2] += np.float32(MARGIN)
-    # For each box: centre, half sizes, cosine and sine of the way back to its own axes.
-    table = np.column_stack((boxes[:, :3], half, np.cos(-boxes[:, 6]), np.sin(-boxes[:, 6])))
-    centre_x, centre_y, centre_z, half_x, half_y, half_z, cos, sin = table.take(box_of_pair, axis=0).T
+    table = np.column_stack((boxes[:, :3], np.cos(boxes[:, 6]), np.sin(boxes[:, 6])))  # (M, 5) float32
+    limits = boxes[:, 3:6].astype(np.float64) / 2 + (SIDE_MARGIN, SIDE_MARGIN, 0)
+    centre_x, centre_y, centre_z, cos, sin = table.take(box_of_pair, axis=0).T
+    limit_x, limit_y, limit_z = limits.take(box_of_pair, axis=0).T
     x, y, z = points.take(near, axis=0)[:, :3].T
     x, y, z = x - centre_x, y - centre_y, z - centre_z
-    inside = np.abs(z) <= half_z
-    inside &= np.abs(x * cos - y * sin) < half_x
-    inside &= np.abs(x * sin + y * cos) < half_y
+    inside = np.abs(z) <= limit_z
+    inside &= np.abs(x * cos + y * sin) < limit_x
+    inside &= np.abs(y * cos - x * sin) < limit_y
     return near[inside], box_of_pair[inside]
 
 
@@ -97,7 +95,7 @@ def _covered_cells(boxes: Array) -> tuple[_Map, Rows, Rows]:
     """A map that holds all boxes; the cells that they may reach into, rising; and the box of each."""
     cos, sin = np.abs(np.cos(boxes[:, 6])), np.abs(np.sin(boxes[:, 6]))
     length, width = boxes[:, 3], boxes[:, 4]
-    reach = np.stack((cos * length + sin * width, sin * length + cos * width), axis=1) / 2 + 2 * MARGIN
+    reach = np.stack((cos * length + sin * width, sin * length + cos * width), axis=1) / 2 + 2 * SIDE_MARGIN
     low, high = boxes[:, :2] - reach, boxes[:, :2] + reach
     origin, extent = low.min(axis=0), (high.max(axis=0) - low.min(axis=0))
     cell = max(float(extent.max()) / _CELLS, _SMALLEST_CELL)

@@ -1,13 +1,13 @@
 """Greedy suppression of boxes in space that overlap from above. Shapes: N boxes, K classes, E pairs; C >= 7.
 
-The overlap is exact, on any device. Pairs whose bounds meet are found by a sweep. Then rounds: a box stays when no
-better box around it is undecided, which holds for many boxes at once, and only what stays is compared with its
-neighbours. So overlaps are worked out for about the pairs of the textbook's loop, and the result is that of the loop.
+The overlap is exact, on any device. Blocks of the best boxes are decided, and what they keep drops its neighbours
+among all others. Inside of a block it goes in rounds: a box stays when no better box around it is undecided, which
+holds for many boxes at once, and only what stays is compared with its neighbours. So overlaps are worked out for about
+the pairs of the textbook's loop whose bounds meet, and the result is that of the loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from sightline.ops.checks import check_shape
 from sightline.ops.nms import best_candidates
-from sightline.ops.rotated_iou import axis_aligned_bounds, bev_rectangles, iou_of_pairs
+from sightline.ops.rotated_iou import bev_rectangles, iou_of_pairs, touching_pairs
 
-_PAIRS_AT_ONCE = 1 << 20
-"""Pairs of the sweep that exist at a time, up to those of one box."""
+_FIRST_BLOCK = 64
+"""Where many boxes lie around few objects, so many of the best are enough to drop nearly all others."""
+
+_LARGEST_BLOCK = 1024
 
 _WORTH_A_ROUND = 1 / 16
 """A round that decides a smaller share of the pairs is the last: long chains of boxes are walked one by one."""
@@ -59,7 +61,7 @@ def rotated_nms(
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"iou_threshold: expected a number in [0, 1], got {iou_threshold}.")
     order = _candidates(scores, score_threshold, max_candidates)
-    kept = _suppress_sorted(rectangles[order], None if labels is None else labels[order], iou_threshold)
+    kept = _suppress_sorted(rectangles[order], None if labels is None else labels[order], iou_threshold, max_kept)
     return order[kept][:max_kept]
 
 
@@ -113,9 +115,31 @@ def _candidates(scores: Tensor, score_threshold: float | None, limit: int | None
     return chosen[best_candidates(scores[chosen], max(len(chosen), 1) if limit is None else limit)]
 
 
-def _suppress_sorted(rectangles: Tensor, labels: Tensor | None, iou_threshold: float) -> Tensor:
-    """Kept positions, ascending, of rectangles (N, 5) that are sorted best first."""
-    better, worse = _neighbours(rectangles, labels)
+def _suppress_sorted(rectangles: Tensor, labels: Tensor | None, iou_threshold: float, max_kept: int | None) -> Tensor:
+    """Kept positions, ascending, of rectangles (N, 5) that are sorted best first; a few more than ``max_kept``."""
+    undecided = torch.arange(len(rectangles), device=rectangles.device)
+    kept, count = [undecided[:0]], 0
+    size = _FIRST_BLOCK
+    while len(undecided) > 0 and (max_kept is None or count < max_kept):
+        block, undecided = undecided[:size], undecided[size:]
+        block = block[_decide(rectangles[block], None if labels is None else labels[block], iou_threshold)]
+        kept.append(block)
+        count += len(block)
+        winner, loser = _neighbours(rectangles, labels, block, undecided)
+        overlaps = iou_of_pairs(rectangles[block], rectangles[undecided], winner, loser) > iou_threshold
+        is_open = torch.ones_like(undecided, dtype=torch.bool)
+        is_open[loser[overlaps]] = False
+        undecided = undecided[is_open]
+        size = min(2 * size, _LARGEST_BLOCK)
+    return torch.cat(kept)
+
+
+def _decide(rectangles: Tensor, labels: Tensor | None, iou_threshold: float) -> Tensor:
+    """Kept positions, ascending, of a block of rectangles (B, 5) that are sorted best first."""
+    every = torch.arange(len(rectangles), device=rectangles.device)
+    better, worse = _neighbours(rectangles, labels, every, every)
+    is_pair = better < worse
+    better, worse = better[is_pair], worse[is_pair]
     is_open = torch.ones(len(rectangles), dtype=torch.bool, device=rectangles.device)
     is_kept = torch.zeros_like(is_open)
     while len(better) > 0:
@@ -136,6 +160,15 @@ def _suppress_sorted(rectangles: Tensor, labels: Tensor | None, iou_threshold: f
     return (is_kept | is_open).nonzero().squeeze(1)
 
 
+def _neighbours(rectangles: Tensor, labels: Tensor | None, some: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (E,) in ``some`` and (E,) in ``others`` of all pairs of one class whose bounds meet."""
+    first, second = touching_pairs(rectangles[some], rectangles[others])
+    if labels is None:
+        return first, second
+    is_one_class = labels[some][first] == labels[others][second]
+    return first[is_one_class], second[is_one_class]
+
+
 def _walk(is_open: Tensor, better: Tensor, worse: Tensor) -> None:
     """Close, in place, what the textbook's loop would drop; each pair (E,) suppresses if its better one stays."""
     by_better = better.argsort()
@@ -146,42 +179,3 @@ def _walk(is_open: Tensor, better: Tensor, worse: Tensor) -> None:
         if survives[row]:
             survives[losers[start:end]] = False
     is_open.copy_(torch.from_numpy(survives))
-
-
-def _neighbours(rectangles: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """All pairs (E,), (E,) of rectangles (N, 5) whose bounds meet, the one that comes first in front."""
-    low, high = axis_aligned_bounds(rectangles)
-    x, y = _sweep(low[:, 0], high[:, 0]), _sweep(low[:, 1], high[:, 1])
-    (order, counts), other = (x, 1) if x[1].sum() <= y[1].sum() else (y, 0)
-    low, high = low[order, other], high[order, other]
-    labels = None if labels is None else labels[order]
-    found = []
-    for first, second in _swept_pairs(counts):
-        meets = (low[first] < high[second]) & (low[second] < high[first])
-        if labels is not None:
-            meets &= labels[first] == labels[second]
-        found.append(torch.stack((order[first[meets]], order[second[meets]])))
-    pairs = torch.cat(found, dim=1) if found else torch.zeros(2, 0, dtype=torch.int64, device=order.device)
-    return torch.minimum(pairs[0], pairs[1]), torch.maximum(pairs[0], pairs[1])
-
-
-def _sweep(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Order (N,) of intervals by their start, and how many (N,) of those behind each one start before it ends."""
-    starts, order = low.sort()
-    behind = torch.arange(1, len(low) + 1, device=low.device)
-    return order, (torch.searchsorted(starts, high[order]) - behind).clamp(min=0)
-
-
-def _swept_pairs(counts: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Positions of each row with those of the ``counts`` rows behind it, some rows at a time."""
-    ends = counts.cumsum(0)
-    total = int(ends[-1]) if len(ends) else 0
-    starts = torch.arange(0, total, _PAIRS_AT_ONCE, device=counts.device)
-    cuts = sorted({*torch.searchsorted(ends, starts, right=True).tolist(), len(counts)})
-    for first_row, end_row in pairwise(cuts):
-        size = counts[first_row:end_row]
-        row = torch.arange(first_row, end_row, device=counts.device)
-        first = row.repeat_interleave(size)
-        offset = (row + 1 - (ends[first_row:end_row] - size)).repeat_interleave(size)
-        done = 0 if first_row == 0 else ends[first_row - 1]
-        yield first, offset + done + torch.arange(len(first), device=counts.device)

@@ -42,13 +42,42 @@ def draw_boxes(
         colour = PALETTE[int(label) % len(PALETTE)]
         x1, y1, x2, y2 = (round(float(v)) for v in np.clip(box, -10_000, 10_000))
         cv2.rectangle(out, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
-        text = _ascii(class_names[int(label)]) + (f" {scores[place]:.2f}" if scores is not None else "")
-        (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        top = y1 - height - baseline if y1 - height - baseline >= 0 else y1
-        cv2.rectangle(out, (x1, top), (x1 + width + 2, top + height + baseline), colour, -1)
-        place_of_text = (x1 + 1, top + height + baseline // 2)
-        cv2.putText(out, text, place_of_text, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
+        text = class_names[int(label)] + (f" {scores[place]:.2f}" if scores is not None else "")
+        top = y1 - text_size(text, scale)[1]
+        draw_text(out, text, (x1, top if top >= 0 else y1), colour, scale)
     return out
+
+
+def text_size(text: str, scale: float) -> tuple[int, int]:
+    """Width and height in pixels that ``draw_text`` takes, band included."""
+    (width, height), baseline = cv2.getTextSize(_ascii(text), cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    return width + 2, height + baseline
+
+
+def draw_text(
+    pixels: Pixels,
+    text: str,
+    place: tuple[float, float],
+    band: tuple[int, int, int] | None,
+    scale: float,
+    colour: tuple[int, int, int] = (255, 255, 255),
+) -> None:
+    """Write a line of text into the picture.
+
+    Args:
+        pixels: (H, W, 3) RGB; changed.
+        text: What to write.
+        place: Left and upper end, pixels.
+        band: Colour behind the text; None leaves the picture there.
+        scale: Factor of the font.
+        colour: Of the letters.
+    """
+    left, top = (round(min(max(float(value), -10_000), 10_000)) for value in place)
+    (_, height), baseline = cv2.getTextSize(_ascii(text), cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    if band is not None:
+        cv2.rectangle(pixels, (left, top), (left + text_size(text, scale)[0], top + height + baseline), band, -1)
+    foot = (left + 1, top + height + baseline // 2)
+    cv2.putText(pixels, _ascii(text), foot, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
 
 
 def side_by_side(left: Pixels, right: Pixels) -> Pixels:

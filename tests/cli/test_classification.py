@@ -380,7 +380,7 @@ def test_a_class_without_images_in_a_split_is_told_and_has_no_accuracy(messy, tm
     shutil.copytree(messy / "shapes", tmp_path / "shapes")
     shutil.rmtree(tmp_path / "shapes" / "val" / "square")
     out = trained(tmp_path, "small-cnn", "--data", "shapes", *TINY_CLASSES, "--out", "run")
-    assert "1 x class without an image in this split" in out and "8 images to evaluate" in out
+    assert "1 x class without a sample in this split" in out and "8 images to evaluate" in out
     rows = {row["name"]: row for row in json.loads((tmp_path / "run" / "evaluation.json").read_text())["classes"]}
     assert rows["square"]["num_images"] == 0 and rows["square"]["accuracy"] is None
     assert 0 <= evaluated(tmp_path / "run")[-1]["balanced_accuracy"] <= 1

@@ -192,6 +192,25 @@ def test_any_tools_result_files_are_scored(tmp_path):
     assert json.loads((tmp_path / "figures.json").read_text())["figures"]["AP"] == pytest.approx(1.0)
 
 
+def test_score_kitti_of_any_tool(tmp_path):
+    car = "Car 0.00 0 -1.57 40 10 80 60 1.50 1.60 4.00 0.00 1.50 10.00 -1.57"
+    for frame in range(41):
+        for folder, line in (("labels", car), ("found", f"{car} 0.{10 + frame}")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{frame:06d}.txt").write_text(f"{line}\n")
+    outcome = typed("score kitti labels found --json figures.json", cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "41 frames, 41 truths, 41 detections" in outcome.out
+    assert "note" not in outcome.out
+    assert json.loads((tmp_path / "figures.json").read_text())["figures"]["Car/3d/moderate_R40"] == 100
+    (tmp_path / "val.txt").write_text("000001\n")
+    outcome = typed("score kitti labels found --frames val.txt --classes Car,Van", cwd=tmp_path)
+    assert outcome.code == 2
+    assert "neither labels nor detections have the class 'Van'" in outcome.err
+    assert typed("score kitti labels found --frames val.txt --classes Car", cwd=tmp_path).code == 0
+    assert typed("score kitti found labels", cwd=tmp_path).code == 2
+
+
 def test_prediction_takes_images_folders_patterns_and_videos(workplace, tmp_path):
     video = cv2.VideoWriter(str(tmp_path / "drive.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 48))
     for level in (40, 80, 120):
@@ -300,11 +319,13 @@ def test_the_world_is_written_checked_and_found_without_fault(tmp_path, format):
     assert files_in(tmp_path) == before
 
 
-def test_the_world_is_written_as_kitti_too(tmp_path):
+def test_the_world_is_written_as_kitti_too_and_found_without_fault(tmp_path):
     written = typed("world city --format kitti --scenes 3", cwd=tmp_path)
     assert written.code == 0 and "2 train, 1 val frames" in written.out
     kinds = ("velodyne/000002.bin", "image_2/000002.png", "label_2/000002.txt", "calib/000002.txt", "planes/000002.txt")
     assert all((tmp_path / "city" / "training" / name).stat().st_size > 0 for name in kinds)
+    checked = typed("check city", cwd=tmp_path)
+    assert checked.code == 0 and "kitti" in checked.out and "(not trained)" in checked.out
     refused = typed("world city --format kitti --scenes 3", cwd=tmp_path)
     assert refused.code == 2 and "not an empty folder" in refused.err
 

@@ -26,6 +26,10 @@ CAMERA = Calibration(
 """At the place of the LiDAR, looking ahead: x right, y down, z forward."""
 
 
+GROUND = np.array([[0.0, -1.0, 0.0, 1.7]])
+"""Level, 1.7 m below that camera."""
+
+
 def objects_at(*places, types=None, points_each=3):
     """Cars (or others) of 2 x 2 x 2 metres standing upright at (x, y), z = 0; their points number them."""
     count = len(places)
@@ -100,7 +104,8 @@ def test_a_class_without_objects_is_told_once_and_not_pasted():
     assert "nothing is pasted of Cyclist (of 0)" in message
     assert [one.label for one in objects.draw(np.random.default_rng(0), np.zeros(0))] == [0, 1]
     none = PasteObjects(small_database(), PasteConfig(min_points=1000), CLASS_NAMES)
-    assert "Car (of 12), Pedestrian (of 8), Cyclist (of 5)" in none.messages[0] and "min_points=1000" in none.messages[0]
+    (message,) = none.messages
+    assert "Car (of 12), Pedestrian (of 8), Cyclist (of 5)" in message and "min_points=1000" in message
     scene = random_scene(0)
     assert none.paste(scene, none.draw(np.random.default_rng(0), scene.labels)) is scene
 
@@ -204,7 +209,7 @@ def test_velocities_of_pasted_objects_are_zero():
 
 def test_an_object_stands_on_the_plane_with_its_points():
     # Seen by a camera at the LiDAR's place, y = 1.7 is the ground 1.7 m below: bottoms go from -1 to -1.7.
-    plane = np.array([0.0, -1.0, 0.0, 1.7])
+    plane = GROUND[0]
     objects = PasteObjects(objects_at((5, 0)), EVERYTHING, CLASS_NAMES)
     after = objects.paste(empty_scene(), [Candidates(0, rows(0))], calibration=CAMERA, plane=plane)
     np.testing.assert_allclose(after.boxes3d[0, :3], [5, 0, -0.7], rtol=1e-6)
@@ -226,6 +231,23 @@ def test_without_a_usable_plane_objects_keep_their_height(plane):
     after = objects.paste(empty_scene(), [Candidates(0, rows(0))], calibration=CAMERA, plane=plane)
     assert after.boxes3d[0, 2] == 0
     assert (after.points[:, 2] == 0).all()
+
+
+def test_frames_without_a_plane_are_told_once():
+    objects = PasteObjects(objects_at((5, 0)), EVERYTHING.but(counts=(("Car", 1),)), CLASS_NAMES)
+    assert objects.messages_about(GROUND) == ()
+    (message,) = objects.messages_about(np.full((3, 4), math.nan))
+    assert "augment.paste.onto_plane: no frame has a known ground plane" in message
+    (message,) = objects.messages_about(np.concatenate((GROUND, np.full((3, 4), math.nan))))
+    assert "3 of 4 frames have no known ground plane" in message
+    onto_nothing = PasteObjects(objects.database, objects.config.but(onto_plane=False), CLASS_NAMES)
+    assert onto_nothing.messages_about(np.full((3, 4), math.nan)) == ()
+
+
+def test_points_of_other_numbers_are_refused():
+    objects = PasteObjects(objects_at((50, 20)), EVERYTHING, CLASS_NAMES)
+    with pytest.raises(ValueError, match="expected 4 numbers as in the database, got 5"):
+        objects.paste(random_scene(0, features=5), [Candidates(0, rows(0))])
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans())

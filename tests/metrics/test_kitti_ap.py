@@ -189,7 +189,7 @@ def test_few_objects_are_noted():
     result = metric_of(cars([BOX] * 3), cars([BOX] * 3, scores=[0.5] * 3), range(3), class_names=["Car"]).evaluate()
     assert result.figures["Car/3d/easy_R40"] == 5  # (3 - 1) / 40
     [note] = result.notes()
-    assert note.startswith("Car: fewer than 41 objects count (easy 3, moderate 3, hard 3)")
+    assert note.startswith("Fewer than 41 objects count: Car (easy 3, moderate 3, hard 3).")
     assert result.details()["kitti"]["notes"] == [note]
 
 
@@ -229,7 +229,7 @@ def test_mistakes_of_a_caller_are_named():
     found = cars([BOX], scores=[0.5])
     with pytest.raises(ValueError, match="frame 0 is none of the frames added"):
         metric_of(box, NO_DETECTIONS, [1])
-    with pytest.raises(ValueError, match="labels: 3, but they are 0 to 2"):
+    with pytest.raises(ValueError, match="labels: 3, but they are -1 to 2"):
         metric_of(box, cars([BOX], scores=[0.5], labels=[3]), [0])
     with pytest.raises(ValueError, match="scores: nan at index 0"):
         metric_of(box, cars([BOX], scores=[np.nan]), [0])

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline.ops.point_pairs import inside_pairs
+from sightline.ops.points import points_in_boxes
 
 
 def asked_one_by_one(points, boxes):
@@ -42,6 +43,7 @@ def test_the_pairs_are_those_of_the_rule(seed, num_boxes, spread, features):
     inside, gap = asked_one_by_one(points, boxes)
     is_clear = gap > 1e-3 * max(1, spread / 60)
     np.testing.assert_array_equal(mask_of(points, boxes)[is_clear], inside[is_clear])
+    np.testing.assert_array_equal(mask_of(points, boxes), points_in_boxes(points, boxes))
 
 
 def test_points_rise_and_so_do_the_boxes_of_one_point():
@@ -65,6 +67,13 @@ def test_points_that_are_not_finite_lie_in_no_box():
 def test_boxes_that_are_not_finite_hold_nothing():
     boxes = np.array([[0, 0, 0, math.nan, 4, 4, 0], [0, 0, 0, 4, 4, 4, 0]], np.float32)
     assert inside_pairs(np.zeros((1, 3), np.float32), boxes)[1].tolist() == [1]
+
+
+def test_boxes_of_negative_size_hold_nothing():
+    boxes = np.array(
+        [[-1000, -1000, -1000, -1, -1, -1, 0], [0, 0, 0, -2, -2, -2, 0], [0, 0, 0, 4, 4, 4, 0]], np.float32
+    )
+    assert inside_pairs(np.zeros((1, 3), np.float32), boxes)[1].tolist() == [2]
 
 
 def test_far_away_points_are_no_trouble():

@@ -141,6 +141,7 @@ def test_same_as_the_textbook(count, around, iou_threshold):
 @pytest.mark.parametrize("worth", [0.0, 0.3, 2.0])
 def test_rounds_and_the_walk_agree(monkeypatch, worth):
     monkeypatch.setattr(module, "_WORTH_A_ROUND", worth)  # never walk, sometimes, at once
+    monkeypatch.setattr(module, "_FIRST_BLOCK", 1000)
     for seed, iou_threshold in enumerate((0.05, 0.4, 0.8)):
         boxes3d, scores, _ = crowd(200, seed=seed, around=40)
         assert rotated_nms(boxes3d, scores, iou_threshold).tolist() == textbook(boxes3d, scores, iou_threshold)
@@ -153,12 +154,15 @@ def test_a_long_chain_of_boxes():
     assert sorted(places[kept].tolist()) == list(range(0, 2000, 2))
 
 
-def test_the_size_of_parts_changes_nothing(monkeypatch):
-    boxes3d, scores, labels = crowd(300, seed=9, around=60)
+def test_the_size_of_blocks_changes_nothing(monkeypatch):
+    boxes3d, scores, labels = crowd(300, seed=9, around=30)
     whole = rotated_nms(boxes3d, scores, 0.3, labels=labels)
-    for size in (1, 10, 1000):
-        monkeypatch.setattr(module, "_PAIRS_AT_ONCE", size)
+    for first, largest in ((1, 1), (7, 20), (1000, 1000)):
+        monkeypatch.setattr(module, "_FIRST_BLOCK", first)
+        monkeypatch.setattr(module, "_LARGEST_BLOCK", largest)
         assert torch.equal(rotated_nms(boxes3d, scores, 0.3, labels=labels), whole)
+        for max_kept in (0, 1, 8, 200):
+            assert torch.equal(rotated_nms(boxes3d, scores, 0.3, labels=labels, max_kept=max_kept), whole[:max_kept])
 
 
 boxes = st.tuples(

@@ -80,9 +80,8 @@ def area_shared(a, b):
     return abs(sum(x * v - u * y for (x, y), (u, v) in pairs)) / 2
 
 
-some_box = st.tuples(
-    st.floats(-4, 4), st.floats(-4, 4), st.just(0.0), st.floats(0.5, 6), st.floats(0.5, 3), st.just(1.0), st.floats(-7, 7)
-)
+PLACES, ZERO, ONE = st.floats(-4, 4), st.just(0.0), st.just(1.0)
+some_box = st.tuples(PLACES, PLACES, ZERO, st.floats(0.5, 6), st.floats(0.5, 3), ONE, st.floats(-7, 7))
 
 
 @given(some_box, some_box)

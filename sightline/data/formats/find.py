@@ -11,6 +11,7 @@ from sightline.data.faults import FormatError
 from sightline.data.formats import coco, voc, yolo_txt
 from sightline.data.formats.cifar import find_cifar
 from sightline.data.formats.class_folders import find_splits
+from sightline.data.formats.find_lidar import holds_point_clouds
 from sightline.data.formats.idx import find_idx
 from sightline.data.formats.image_files import entries_of, exists, is_folder, suffix_of, what_is_there
 from sightline.data.formats.source import DataSource
@@ -123,6 +124,8 @@ def not_recognised(path: Path, format: FormatName | None) -> str:
     classes = kinds_of_classes(path)
     if classes:
         return f"{wanted}; it holds image classes ({', '.join(classes)}), which the recipes of classifiers read"
+    if holds_point_clouds(path):
+        return f"{wanted}; it holds point clouds (KITTI), which the recipes of LiDAR detectors read"
     if not is_folder(path):
         return f"{wanted}: expected a data.yaml, a COCO .json or a .txt list of images"
     near = [Path(entry.path) for entry in entries_of(path) if entry.is_dir() and not entry.name.startswith(".")]

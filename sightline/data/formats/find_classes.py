@@ -12,6 +12,7 @@ from sightline.data.formats.cifar import find_cifar, open_cifar
 from sightline.data.formats.class_folders import ClassFolderSource, find_splits
 from sightline.data.formats.class_source import ClassSource, cut_validation
 from sightline.data.formats.find import box_layouts, file_candidates
+from sightline.data.formats.find_lidar import holds_point_clouds
 from sightline.data.formats.idx import IdxSource, find_idx
 from sightline.data.formats.image_files import entries_of, exists, is_folder, what_is_there
 from sightline.data.formats.imagenet import ImageNetSource, find_imagenet
@@ -88,7 +89,7 @@ def class_candidates(
     if imagenet is not None:
         found["imagenet"] = lambda: ImageNetSource(path, imagenet, class_names, read_headers=read_headers)
     is_named = format == "class_folders"
-    if is_named or not (found or box_layouts(path, None)):
+    if is_named or not (found or box_layouts(path, None) or holds_point_clouds(path)):
         splits = find_splits(path, is_named=is_named)
         if splits:
             found["class_folders"] = lambda: ClassFolderSource(path, splits, class_names, read_headers=read_headers)
@@ -104,6 +105,8 @@ def _not_recognised(path: Path, format: str | None) -> str:
         boxes = file_candidates(path, None)
         other = f"; recipes of detectors read such a file ({', '.join(boxes)})" if boxes else ""
         return f"{wanted}: expected a CIFAR archive (.tar.gz) or an IDX file{other}"
+    if holds_point_clouds(path):
+        return f"{wanted}; it holds point clouds (KITTI), which the recipes of LiDAR detectors read"
     boxes = box_layouts(path, None)
     if boxes:
         return f"{wanted}; it holds images with boxes ({', '.join(boxes)}), which the recipes of detectors read"

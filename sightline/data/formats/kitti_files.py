@@ -25,6 +25,8 @@ MAX_TEXT_BYTES = 1 << 20
 NUM_COLUMNS = 15
 KITTI_TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", DONT_CARE)
 """All types that KITTI's own labels have."""
+CAMERA_BOX = [10, 11, 12, 9, 7, 8, 13]
+"""x, y, z, length, height, width, rotation among the 14 numbers of a label."""
 MATRICES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
 """What is read of a calibration, and the shape of each."""
 ROTATION_TOLERANCE = 0.01

@@ -18,6 +18,7 @@ from sightline.data.annotations import Bools, Fault, Floats, Ints, PackedStrings
 from sightline.data.faults import make_fault
 from sightline.data.formats.image_files import entries_of, is_folder, is_image_name
 from sightline.data.formats.kitti_files import (
+    CAMERA_BOX,
     MATRICES,
     CalibrationFile,
     LabelFile,
@@ -41,8 +42,6 @@ from sightline.ops.frames import Calibration, boxes_camera_to_lidar
 Array = np.ndarray[Any, Any]
 
 OCCLUSIONS = (-1, 0, 1, 2, 3)
-_CAMERA_BOX = [10, 11, 12, 9, 7, 8, 13]
-"""x, y, z, length, height, width, rotation among the 14 numbers of a label."""
 
 
 @dataclass
@@ -77,7 +76,7 @@ class SplitReader:
         rows = self.labels()
         types, numbers, frame_index = self.checked(rows, type_names, sizes_hw)
         label_of_type = np.array([class_names.index(t) if t in class_names else -1 for t in type_names], np.int32)
-        boxes_camera = numbers[:, _CAMERA_BOX]
+        boxes_camera = numbers[:, CAMERA_BOX]
         counts = np.bincount(frame_index, minlength=len(self.frames))
         offsets = np.concatenate(([0], np.cumsum(counts)))
         boxes3d = np.empty_like(boxes_camera)

@@ -118,7 +118,6 @@ class PasteObjects:
     def __init__(self, database: GroundTruthDatabase, config: PasteConfig, class_names: Sequence[str]) -> None:
         self.database = database
         self.config = config
-        self._points = np.asarray(database.points)  # of a file in memory: plain arrays are quicker to index
         is_worth = (database.num_points >= config.min_points) & ~np.isin(database.levels, config.without_levels)
         is_worth &= np.isfinite(database.boxes3d).all(axis=1)
         self.counts = config.counts_of(class_names)
@@ -129,15 +128,30 @@ class PasteObjects:
             of_class = database.of_type(class_names[label])
             self.objects[label] = of_class[is_worth[of_class]]
             if count and not len(self.objects[label]):
-                lacking.append(f"{printable(class_names[label])} (of {len(of_class)})")
+                lacking.append(f"{printable(class_names[label])} (of {len(of_class):,})")
         self.messages: tuple[str, ...] = ()
-        """What a run should tell once."""
+        """Classes of which nothing is pasted: what a run should tell once."""
         if lacking:
-            levels = list(config.without_levels)
             self.messages = (
                 f"augment.paste: nothing is pasted of {', '.join(lacking)}: no object in the database is left with "
-                f"min_points={config.min_points} and without_levels={levels}.",
+                f"min_points={config.min_points} and without_levels={list(config.without_levels)}.",
             )
+
+    def messages_about(self, planes: Array) -> tuple[str, ...]:
+        """Frames whose ground is not known, where it is asked for: what a run should tell once.
+
+        Args:
+            planes: (N, 4) ground of each frame; NaN where it is not known.
+        """
+        unknown = np.isnan(planes.sum(axis=1))
+        if not self.config.onto_plane or not unknown.any():
+            return ()
+        some = f"{unknown.sum():,} of {counted(len(unknown), 'frame')} have no"
+        frames = "no frame has a" if unknown.all() else some
+        return (
+            f"augment.paste.onto_plane: {frames} known ground plane; objects pasted there keep the height at which "
+            "they were recorded.",
+        )
 
     def draw(self, generator: np.random.Generator, labels: Array) -> list[Candidates]:
         """Who is tried in a scene: drawn from all objects of a class without repeats, by this generator alone.
@@ -192,7 +206,14 @@ class PasteObjects:
             drawn: Class after class.
             calibration: Of the scene; needed for its plane.
             plane: (4,) a, b, c, d of the ground a x + b y + c z + d = 0 in the rect frame; None or NaN: not known.
+
+        Raises:
+            ValueError: If a point of the scene has other numbers than one of the database.
         """
+        num_features = self.database.points.shape[1]
+        if scene.points.shape[1] != num_features:
+            has = scene.points.shape[1]
+            raise ValueError(f"points: expected {num_features} numbers as in the database, got {has}.")
         found = self.accepted(scene.boxes3d, drawn)
         objects, groups = _joined(found)
         if not len(objects):
@@ -226,7 +247,7 @@ class PasteObjects:
         rows = np.arange(total) + np.repeat(first - counts.cumsum() + counts, counts)
         joined = np.empty((total + len(left), points.shape[1]), np.float32)
         pasted = joined[:total]
-        self._points.take(rows, axis=0, out=pasted, mode="clip")
+        self.database.points.take(rows, axis=0, out=pasted, mode="clip")
         pasted[:, :3] += np.repeat(self.database.boxes3d[objects, :3], counts, axis=0)
         pasted[:, 2] += np.repeat(lift, counts)
         points.take(left, axis=0, out=joined[total:], mode="clip")
@@ -247,13 +268,11 @@ def ground_heights(boxes3d: Array, calibration: Calibration, plane: Array) -> Ar
     Returns:
         (M,) z in the LiDAR frame; not finite where the plane is unknown or upright.
     """
-    a, b, c, d = (float(value) for value in plane)
-    turn = calibration.rect_from_camera.astype(np.float64) @ calibration.camera_from_lidar[:, :3].astype(np.float64)
-    shift = calibration.rect_from_camera.astype(np.float64) @ calibration.camera_from_lidar[:, 3].astype(np.float64)
-    rect = boxes3d[:, :3] @ turn.T + shift
+    a, b, c, d = np.asarray(plane, np.float64)
+    ground = calibration.lidar_to_rect(boxes3d)
     with np.errstate(divide="ignore", invalid="ignore"):
-        rect[:, 1] = -(a * rect[:, 0] + c * rect[:, 2] + d) / b
-        heights: Array = np.linalg.solve(turn, (rect - shift).T)[2]
+        ground[:, 1] = -(a * ground[:, 0] + c * ground[:, 2] + d) / b
+        heights: Array = calibration.rect_to_lidar(ground)[:, 2]
     return heights
 
 
