@@ -34,7 +34,7 @@ def crowded(count: int) -> tuple[Tensor, Tensor]:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks rotated-nms", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks rotated_nms", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
                 "kept": len(rotated_nms(boxes3d, scores, IOU_THRESHOLD)),
             }
     emit(
-        "rotated-nms",
+        "rotated_nms",
         figure=rows["4096 scattered"]["of_loop"],
         unit="of the CPU time of the compiled loop, 4096 boxes",
         peer="C++ loop of OpenPCDet 0.6.0, recorded as 4.46 reference convolutions",

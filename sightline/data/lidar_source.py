@@ -166,8 +166,10 @@ class LidarTrainSource(_LidarSource):
                 has = database.points.shape[1]
                 raise ConfigError(f"the database has {has} numbers per point, but the clouds have {num_features}.")
             self._paste = PasteObjects(database, augment.paste, annotations.class_names)
-        self.messages: tuple[str, ...] = () if self._paste is None else self._paste.messages
+        self.messages: tuple[str, ...] = ()
         """What a run should tell once."""
+        if self._paste is not None:
+            self.messages = (*self._paste.messages, *self._paste.messages_about(annotations.planes))
 
     def sampler(
         self,
@@ -239,5 +241,6 @@ class LidarEvalSource(_LidarSource):
         """Frame ``index``; the same in every epoch."""
         scene = self._scene(index)
         scene = scene.keep_boxes(scene.labels >= 0)
-        points = scene.points[points_in_range(scene.points, self.point_range)]
+        inside = np.flatnonzero(points_in_range(scene.points, self.point_range))
+        points = scene.points.take(inside, axis=0)
         return _Filled(points, scene.boxes3d, scene.labels)

@@ -31,7 +31,7 @@ from sightline.data.sample import Box3DPrediction, PointBatch
 from sightline.metrics.kitti_ap import KittiAP, KittiResult
 from sightline.metrics.kitti_boxes import KittiDetections, KittiTruths
 from sightline.metrics.kitti_rules import DONT_CARE
-from sightline.ops.frames import boxes_lidar_to_camera, image_boxes, observation_angles
+from sightline.ops.frames import Calibration, boxes_lidar_to_camera, image_boxes, observation_angles
 
 Array = np.ndarray[Any, Any]
 
@@ -40,23 +40,23 @@ DIGITS = 4
 BENCHMARK_CLASSES = ("Car", "Pedestrian", "Cyclist")
 
 
-def camera_detections(prediction: Box3DPrediction, annotations: LidarAnnotations) -> tuple[KittiDetections, int]:
+def camera_detections(
+    prediction: Box3DPrediction, calibration: Calibration, size_hw: tuple[int, int] | None
+) -> tuple[KittiDetections, int]:
     """Detections of one frame as its camera sees them, rounded to ``DIGITS``; and how many were left out.
 
-    Left out is what is not finite or has a negative size, and a box at the camera's plane, as its place in the picture
-    is not finite.
+    Left out is what is not finite, and a box so near to the camera's plane that its place in the picture is not.
 
     Args:
-        prediction: LiDAR frame; its sample is the frame of the annotations.
-        annotations: For calibration and size of the picture. Without a picture boxes are not cut to it.
+        prediction: LiDAR frame; its sample is the number of the frame.
+        calibration: Of the frame.
+        size_hw: Height and width of its picture. Without a picture boxes are not cut to it.
     """
     index = prediction.sample_id
-    calibration = annotations.calibration(index)
-    height, width = annotations.sizes_hw[index].tolist()
     boxes3d = prediction.boxes3d[:, :7].numpy().astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         boxes_camera = boxes_lidar_to_camera(boxes3d, calibration)
-        boxes_xyxy = image_boxes(boxes_camera, calibration, (height, width) if height else None)
+        boxes_xyxy = image_boxes(boxes_camera, calibration, size_hw)
         alphas = _wrapped(observation_angles(boxes3d, boxes_camera))
     boxes_camera[:, 6] = _wrapped(boxes_camera[:, 6])
     scores = prediction.scores.numpy().astype(np.float64)
@@ -185,10 +185,15 @@ class Lidar3DMetric:
     def _detections(self) -> list[tuple[int, KittiDetections]]:
         """Of each frame seen, as its camera sees them; made once."""
         if self._found is None:
-            found = {frame: camera_detections(self.predictions[frame], self.annotations) for frame in self.predictions}
+            found = {frame: self._camera_detections(frame) for frame in self.predictions}
             self._found = [(frame, found[frame][0]) for frame in sorted(found)]
             self._num_left_out = sum(num_left_out for _, num_left_out in found.values())
         return self._found
+
+    def _camera_detections(self, frame: int) -> tuple[KittiDetections, int]:
+        height, width = self.annotations.sizes_hw[frame].tolist()
+        size_hw = (height, width) if height else None
+        return camera_detections(self.predictions[frame], self.annotations.calibration(frame), size_hw)
 
 
 @dataclass(frozen=True)

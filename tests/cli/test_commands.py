@@ -319,11 +319,13 @@ def test_the_world_is_written_checked_and_found_without_fault(tmp_path, format):
     assert files_in(tmp_path) == before
 
 
-def test_the_world_is_written_as_kitti_too(tmp_path):
+def test_the_world_is_written_as_kitti_too_and_found_without_fault(tmp_path):
     written = typed("world city --format kitti --scenes 3", cwd=tmp_path)
     assert written.code == 0 and "2 train, 1 val frames" in written.out
     kinds = ("velodyne/000002.bin", "image_2/000002.png", "label_2/000002.txt", "calib/000002.txt", "planes/000002.txt")
     assert all((tmp_path / "city" / "training" / name).stat().st_size > 0 for name in kinds)
+    checked = typed("check city", cwd=tmp_path)
+    assert checked.code == 0 and "kitti" in checked.out and "(not trained)" in checked.out
     refused = typed("world city --format kitti --scenes 3", cwd=tmp_path)
     assert refused.code == 2 and "not an empty folder" in refused.err
 

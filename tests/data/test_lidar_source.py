@@ -221,4 +221,11 @@ def test_impossible_settings_are_refused(train, database):
 
 def test_classes_without_objects_to_paste_are_told(train, database):
     source = LidarTrainSource(train, RANGE, EVERYTHING, database=database)
-    assert len(source.messages) == 1 and "Cyclist" in source.messages[0]
+    assert len(source.messages) == 2 and "Cyclist" in source.messages[0]
+
+
+def test_frames_without_a_ground_to_paste_onto_are_told(train, database):
+    source = LidarTrainSource(train, RANGE, EVERYTHING, database=database)
+    assert "no frame has a known ground plane" in source.messages[1]
+    beside = EVERYTHING.but(paste=EVERYTHING.paste.but(onto_plane=False))
+    assert not any("plane" in text for text in LidarTrainSource(train, RANGE, beside, database=database).messages)

@@ -12,6 +12,7 @@ from sightline.data.draws import sample_generator
 from sightline.data.transforms.ground_truth_paste import PasteConfig, PasteObjects
 from sightline.data.transforms.point_augment import ObjectNoiseConfig, PointAugmentConfig, augment_scene
 from sightline.data.transforms.points import PointScene
+from sightline.data.transforms.pyramids import PyramidConfig
 from sightline.ops.point_pairs import inside_pairs
 from tests.data.point_scenes import CLASS_NAMES, random_scene, small_database
 
@@ -23,6 +24,7 @@ EVERYTHING = PointAugmentConfig(
     local_scale=(0.9, 1.1),
     local_translate=(-0.2, 0.2),
     local_drop=("top", "left"),
+    local_pyramids=PyramidConfig(drop=0.3, thin=0.5, thin_points=3, swap=0.5, swap_points=1),
     flip_x=0.5,
     flip_y=0.5,
     translate_std=(0.2, 0.2, 0.2),
@@ -105,7 +107,7 @@ def test_the_last_epochs_are_without_what_is_closed():
 def test_closing_everything_leaves_the_scene_as_it_was():
     config = EVERYTHING.but(
         close=(
-            "paste", "object_noise", "local_rotate", "local_scale", "local_translate", "local_drop",
+            "paste", "object_noise", "local_rotate", "local_scale", "local_translate", "local_drop", "local_pyramids",
             "flip_x", "flip_y", "rotate", "scale", "translate_std", "drop",
         ),
         shuffle=False,
@@ -145,7 +147,7 @@ def test_the_defaults_are_those_of_pointpillars_on_kitti():
     assert config.rotate == (-math.pi / 4, math.pi / 4)
 
 
-@pytest.mark.parametrize("owner", [PointAugmentConfig, PasteConfig, ObjectNoiseConfig])
+@pytest.mark.parametrize("owner", [PointAugmentConfig, PasteConfig, ObjectNoiseConfig, PyramidConfig])
 def test_every_key_has_a_text(owner):
     assert set(field_help(owner)) == set(owner.model_fields)
 
@@ -172,6 +174,11 @@ def test_every_key_has_a_text(owner):
 def test_settings_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         PointAugmentConfig(**changes)
+
+
+def test_a_single_side_or_step_needs_no_list():
+    config = PointAugmentConfig(drop="top", local_drop="left", close="rotate", close_epochs=1)
+    assert (config.drop, config.local_drop, config.close) == (("top",), ("left",), ("rotate",))
 
 
 def test_keys_that_do_nothing_are_told():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sightline.config.errors import UserError
+from sightline.data.formats.kitti import KittiSource
 from sightline.data.world.camera import transform
 from sightline.data.world.config import EmbeddedLidarConfig, LidarConfig, WorldConfig
 from sightline.data.world.embedded import embedded_lidar_world
@@ -268,6 +269,34 @@ def test_the_files_of_a_frame_say_what_the_frame_says(tmp_path: Path):
         plane = [float(x) for x in (folder / "planes" / f"{index:06d}.txt").read_text().splitlines()[3].split()]
         assert plane == [0, -1, 0, 1.65]
     assert sum(summary.boxes.values()) == num_objects
+
+
+def test_the_reader_of_kitti_finds_the_boxes_of_the_scene_and_no_fault(tmp_path: Path):
+    names = ("Car", "Truck", "Pedestrian", "Cyclist", "Misc")
+    write_world(tmp_path, format="kitti", scenes=4, seed=2, val_fraction=0.5, config=CONFIG, lidar=FEW_RAYS)
+    source = KittiSource(tmp_path, tmp_path, names)
+    assert source.splits == ("train", "val", "trainval") and source.unused() == []
+    num_boxes = 0
+    for split, indices in (("train", (0, 1)), ("val", (2, 3))):
+        annotations = source.read(split)
+        assert annotations.frame_ids[0] == f"{indices[0]:06d}" and len(annotations) == 2
+        assert all(fault.kind == "empty_class" for fault in annotations.faults)
+        np.testing.assert_allclose(annotations.planes, [[0, -1, 0, 1.65]] * 2)
+        for row, index in enumerate(indices):
+            scene = make_scene(2, index, CONFIG)
+            truth = kitti_frame(scene, CONFIG, FEW_RAYS).rendering.truth
+            chosen = truth.object_index[truth.is_labelled]
+            world_from_lidar = scene.world_from_ego @ scene.calibration.lidar.ego_from_sensor
+            ego_yaw = np.arctan2(scene.world_from_ego[1, 0], scene.world_from_ego[0, 0])
+            rows = annotations.rows_of(row)
+            labelled = np.flatnonzero(annotations.labels[rows] >= 0) + rows.start
+            found, expected = annotations.boxes3d[labelled], scene.boxes3d[chosen]
+            np.testing.assert_array_equal(annotations.labels[labelled], scene.labels[chosen])
+            np.testing.assert_allclose(transform(found[:, :3], world_from_lidar), expected[:, :3], atol=3e-4)
+            np.testing.assert_allclose(found[:, 3:6], expected[:, 3:6], atol=ROUNDING)
+            np.testing.assert_allclose(np.cos(found[:, 6] + ego_yaw - expected[:, 6]), 1, atol=1e-7)
+            num_boxes += len(chosen)
+    assert num_boxes > 10
 
 
 def test_equal_names_give_equal_files_however_many_scenes_there_are(tmp_path: Path):

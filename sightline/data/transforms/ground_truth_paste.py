@@ -210,10 +210,10 @@ class PasteObjects:
         Raises:
             ValueError: If a point of the scene has other numbers than one of the database.
         """
-        if scene.points.shape[1] != self._points.shape[1]:
-            raise ValueError(
-                f"points: expected {self._points.shape[1]} numbers as in the database, got {scene.points.shape[1]}."
-            )
+        num_features = self.database.points.shape[1]
+        if scene.points.shape[1] != num_features:
+            has = scene.points.shape[1]
+            raise ValueError(f"points: expected {num_features} numbers as in the database, got {has}.")
         found = self.accepted(scene.boxes3d, drawn)
         objects, groups = _joined(found)
         if not len(objects):

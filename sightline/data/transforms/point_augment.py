@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from sightline.config.base import Config
+from sightline.config.base import Config, as_list
 from sightline.data.transforms.ground_truth_paste import PasteConfig, PasteObjects
 from sightline.data.transforms.points import (
     PointScene,
@@ -31,14 +31,16 @@ from sightline.data.transforms.points import (
     shuffled,
     wrapped,
 )
+from sightline.data.transforms.pyramids import PyramidConfig, change_pyramids
 from sightline.ops.frames import Calibration
 
 Array = np.ndarray[Any, Any]
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[FiniteFloat, FiniteFloat]
 Deviations = tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat]
+Sides = Annotated[tuple[Side, ...], BeforeValidator(as_list)]
 Step = Literal[
-    "paste", "object_noise", "local_rotate", "local_scale", "local_translate", "local_drop",
+    "paste", "object_noise", "local_rotate", "local_scale", "local_translate", "local_drop", "local_pyramids",
     "flip_x", "flip_y", "rotate", "scale", "translate_std", "drop",
 ]  # fmt: skip
 
@@ -49,6 +51,7 @@ _OFF: dict[str, Any] = {
     "local_scale": (1, 1),
     "local_translate": (0, 0),
     "local_drop": (),
+    "local_pyramids": None,
     "flip_x": 0,
     "flip_y": 0,
     "rotate": (0, 0),
@@ -85,10 +88,12 @@ class PointAugmentConfig(Config):
     """Smallest and largest shift of a single object, along each axis by itself, metres."""
     local_translate_axes: Literal["x", "y", "z", "xy", "xz", "yz", "xyz"] = "xyz"
     """Axes of these shifts."""
-    local_drop: tuple[Side, ...] = ()
+    local_drop: Sides = ()
     """Sides of each object that lose points (frustum drop-out): ``top``, ``bottom``, ``left``, ``right``."""
     local_drop_share: tuple[Share, Share] = (0.0, 0.2)
     """Smallest and largest share of its height or width that is lost."""
+    local_pyramids: PyramidConfig | None = None
+    """Sides of single objects lost, thinned out or exchanged (the shape-aware augmentation of SE-SSD); null: none."""
     flip_x: Share = 0.5
     """Probability of mirroring at the x axis: left and right change places."""
     flip_y: Share = 0.0
@@ -99,7 +104,7 @@ class PointAugmentConfig(Config):
     """Smallest and largest factor of the scene's size."""
     translate_std: Deviations = (0.0, 0.0, 0.0)
     """Standard deviations of the scene's shift along x, y and z, metres."""
-    drop: tuple[Side, ...] = ()
+    drop: Sides = ()
     """Sides of the scene that are lost (frustum drop-out): ``top``, ``bottom``, ``left``, ``right``."""
     drop_share: tuple[Share, Share] = (0.0, 0.2)
     """Smallest and largest share of the cloud's height or width that is lost."""
@@ -107,7 +112,7 @@ class PointAugmentConfig(Config):
     """Shuffle the points: what a full voxel keeps then differs from epoch to epoch."""
     close_epochs: NonNegativeInt = 0
     """Without what ``close`` names in this many last epochs."""
-    close: tuple[Step, ...] = ("paste",)
+    close: Annotated[tuple[Step, ...], BeforeValidator(as_list)] = ("paste",)
     """Keys of this group that are off in the last epochs."""
 
     @model_validator(mode="after")
@@ -240,4 +245,6 @@ def _with_objects_changed(scene: PointScene, config: PointAugmentConfig, rng: np
     if config.local_drop:
         shares = draw_shares(rng, config.local_drop, config.local_drop_share, len(scene.labels))
         scene = drop_from_objects(scene, config.local_drop, shares * is_trained[:, None])
+    if config.local_pyramids is not None:
+        scene = change_pyramids(scene, config.local_pyramids, rng, is_trained)
     return scene

@@ -216,7 +216,7 @@ def move_objects(scene: PointScene, moves: ObjectMoves) -> PointScene:
         cos, sin = np.cos(moves.angles) * moves.scales, np.sin(moves.angles) * moves.scales
         x, y = scene.boxes3d[:, 7], scene.boxes3d[:, 8]
         boxes[:, 7], boxes[:, 8] = x * cos - y * sin, x * sin + y * cos
-    rows, owners = _owned(scene)
+    rows, owners = owned_points(scene)
     is_moving = (moves.angles != 0) | (moves.scales != 1) | (moves.shifts != 0).any(axis=1)
     rows, owners = rows[is_moving[owners]], owners[is_moving[owners]]
     points = scene.points.copy()
@@ -227,7 +227,7 @@ def move_objects(scene: PointScene, moves: ObjectMoves) -> PointScene:
     return replace(scene, points=points, boxes3d=boxes)
 
 
-def _owned(scene: PointScene) -> tuple[Rows, Rows]:
+def owned_points(scene: PointScene) -> tuple[Rows, Rows]:
     """Points that lie in boxes, and the first box of each."""
     rows, owners = inside_pairs(scene.points, scene.boxes3d)
     is_first = np.ones(len(rows), np.bool_)
@@ -270,7 +270,7 @@ def drop_from_objects(scene: PointScene, sides: Sequence[Side], shares: Array) -
         sides: Of the boxes.
         shares: (M, sides) of the height or width of a box, in [0, 1].
     """
-    rows, owners = _owned(scene)
+    rows, owners = owned_points(scene)
     boxes = scene.boxes3d[owners].astype(np.float64)
     x, y, z = (scene.points[rows, :3] - boxes[:, :3]).T
     local = {1: y * np.cos(boxes[:, 6]) - x * np.sin(boxes[:, 6]), 2: z}
