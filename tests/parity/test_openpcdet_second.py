@@ -128,12 +128,11 @@ def test_evaluation_is_as_recorded(recorded, arrays):
         check_sites(tensor, arrays, name)
     assert len(levels) == len(model.encoder.stages) + 1
 
-    seen = {}
-    model.backbone.register_forward_hook(lambda _, inputs, out: seen.update(bev=inputs[0], joined=out))
-    predictions = model(batch)
-    check_map(levels["encoded"].to_bev(), arrays, "spatial_features")
-    joined = seen["joined"] if isinstance(seen["joined"], torch.Tensor) else torch.cat(seen["joined"], dim=1)
+    cells = levels["encoded"].to_columns()
+    check_map(cells.to_map(), arrays, "spatial_features")
+    joined = model.backbone(cells)
     check_map(joined, arrays, "spatial_features_2d")
+    predictions = model.head(joined)
     height, width = joined.shape[2:]
     for name, values in (("cls", predictions.logits), ("box", predictions.deltas), ("dir_cls", predictions.directions)):
         check_map(values.reshape(1, height, width, -1), arrays, f"{name}_preds")
