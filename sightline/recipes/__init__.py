@@ -26,6 +26,8 @@ RECIPES: dict[str, str] = {
     "meliusnet": "sightline.recipes.binary_networks:meliusnet",
     "pointpillars": "sightline.recipes.pointpillars:pointpillars",
     "pointpillars-world": "sightline.recipes.pointpillars:pointpillars_world",
+    "second": "sightline.recipes.second:second",
+    "second-world": "sightline.recipes.second:second_world",
 }
 """Module and function by name."""
 
