@@ -123,9 +123,12 @@ class PillarFeatures(nn.Module):
         return best
 
     def dense(self, voxels: Voxels) -> Tensor:
-        """As ``forward`` in evaluation mode, of fixed shapes and plain operations, so that it can be exported."""
+        """As ``forward`` in evaluation mode, of fixed shapes and plain operations, so that it can be exported.
+
+        A pillar may have no point; what comes out for it means nothing.
+        """
         points, coords, num_points = voxels
-        means = points[..., :3].sum(dim=1) / num_points[:, None].to(points.dtype)
+        means = points[..., :3].sum(dim=1) / num_points[:, None].clamp(min=1).to(points.dtype)
         is_point = torch.arange(points.shape[1], device=points.device) < num_points[:, None]  # (V, T)
         rows = best = self.describe(points, means[:, None], coords[:, None]) * is_point[..., None]
         for number, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
