@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sightline.models.blocks.bev_backbone import BevBackbone, BevBackboneConfig, openpcdet_backbone_names
+from sightline.ops.filled_cells import FilledCells
 
 
 def small(**changes):
@@ -21,6 +22,13 @@ def test_a_stage_can_be_made_coarser():
     config = small(up_strides=(0.5, 1))
     assert BevBackbone(config, in_channels=6)(torch.randn(1, 6, 16, 16)).shape == (1, 8, 4, 4)
     assert config.stride == 4
+
+
+def test_a_map_can_be_given_by_its_filled_cells():
+    backbone = BevBackbone(small(), in_channels=6).eval()
+    coords = torch.tensor([[0, 0, 3, 5], [1, 0, 15, 0], [1, 0, 8, 8]])
+    cells = FilledCells(torch.randn(3, 6), coords, 2, (16, 16))
+    torch.testing.assert_close(backbone(cells), backbone(cells.to_map()), rtol=1e-4, atol=1e-5)
 
 
 def test_every_layer_of_the_original_has_its_place():

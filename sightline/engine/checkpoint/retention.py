@@ -38,6 +38,8 @@ class KeepLast(Config):
     rule: Literal["last"] = "last"
     count: PositiveInt = 2
     """How many."""
+    epoch_ends: bool = False
+    """Count only those at the end of an epoch, so that others, taken by the clock, push none of them out."""
 
 
 class KeepBest(Config):
@@ -208,7 +210,7 @@ def kept_steps(
     for rule in config.keep:
         match rule:
             case KeepLast():
-                chosen = newest_first[: rule.count]
+                chosen = [one for one in newest_first if one.ends_epoch or not rule.epoch_ends][: rule.count]
             case KeepBest():
                 chosen = ranked(saved, rule.by or best)[: rule.count]
             case KeepImprovements():

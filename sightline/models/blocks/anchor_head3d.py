@@ -77,8 +77,8 @@ class AnchorHead3D(nn.Module):
         """The anchors."""
         return AnchorGrid(self.xs, self.ys, self.shapes, self.labels)
 
-    def forward(self, bev: Tensor) -> AnchorPredictions:
-        """(B, C, H, W) -> what is predicted for every anchor."""
+    def forward(self, bev: Tensor | Sequence[Tensor]) -> AnchorPredictions:
+        """(B, C, H, W), or several maps of C channels together -> what is predicted for every anchor."""
         predictions: AnchorPredictions = self.predictor(bev)
         return predictions
 

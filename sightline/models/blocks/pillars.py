@@ -1,6 +1,6 @@
-"""Pillars: vertical columns of points become a bird's-eye-view map.
+"""Pillars: what is told of the points in vertical columns, and the network on it.
 
-Shapes: V pillars, T points of a pillar at most, F numbers of a point, C channels, B samples, H x W cells.
+Shapes: V pillars, P points, T points of a pillar at most, F numbers of a point, C channels.
 
 Reference:
     Lang et al., "PointPillars: Fast Encoders for Object Detection from Point Clouds", CVPR 2019, section 2.1.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.models.blocks.batch_norm import WeightedBatchNorm
-from sightline.ops.checks import check_shape
+from sightline.ops.voxelize import VoxelPoints, Voxels, voxel_means
 
 
 class PillarFeatures(nn.Module):
@@ -71,57 +71,59 @@ class PillarFeatures(nn.Module):
             self.norms.append(WeightedBatchNorm(own, eps, momentum))
             width = 2 * own
 
-    def describe(self, points: Tensor, num_points: Tensor, coords_zyx: Tensor) -> Tensor:
-        """What the network is told of every place of a pillar.
+    def describe(self, points: Tensor, means: Tensor, coords: Tensor) -> Tensor:
+        """What the network is told of points.
 
         Args:
-            points: (V, T, F), zeros behind the points of a pillar.
-            num_points: (V,) points of each pillar, at least 1.
-            coords_zyx: (V, 3) cell of each pillar.
+            points: (..., F).
+            means: (..., 3) mean of the points of their pillar.
+            coords: (..., 4) cell of their pillar: sample, z, y, x.
 
         Returns:
-            (V, T, D); zeros where there is no point.
+            (..., D).
         """
         xyz = points[..., :3]
-        mean = xyz.sum(dim=1) / num_points[:, None].to(points.dtype)
-        center = coords_zyx.flip(1).to(points.dtype) * self.cell + self.origin  # (V, 3)
-        parts = [points if self.has_absolute_xyz else points[..., 3:], xyz - mean[:, None], xyz - center[:, None]]
+        centers = coords[..., 1:].flip(-1).to(points.dtype) * self.cell + self.origin
+        parts = [points if self.has_absolute_xyz else points[..., 3:], xyz - means, xyz - centers]
         if self.has_distance:
             parts.append(xyz.norm(dim=-1, keepdim=True))
-        is_point = torch.arange(points.shape[1], device=points.device) < num_points[:, None]  # (V, T)
-        return torch.cat(parts, dim=-1) * is_point[..., None]
+        return torch.cat(parts, dim=-1)
 
-    def forward(self, points: Tensor, num_points: Tensor, coords_zyx: Tensor) -> Tensor:
+    def forward(self, pillars: VoxelPoints, places: int | None = None) -> Tensor:
         """Features of every pillar.
 
         Args:
-            points: (V, T, F), zeros behind the points of a pillar.
-            num_points: (V,) points of each pillar, 1 to T.
-            coords_zyx: (V, 3) cell of each pillar.
+            pillars: Points (P, F) in their V pillars.
+            places: T, of which those without a point take part as points of zeros; None: there are none of these.
 
         Returns:
-            (V, C), at least 0.
+            (V, C), at least 0, in float32 or float64.
         """
-        check_shape("points", points, ("V", "T", "F"))
-        check_shape("coords_zyx", coords_zyx, (len(points), 3))
-        places = points.shape[1]
-        is_point = torch.arange(places, device=points.device) < num_points[:, None]  # (V, T)
-        is_short = num_points < places
-        pillar = torch.cat((is_point.nonzero()[:, 0], is_short.nonzero()[:, 0]))  # (R,) rows: points, then empty places
-        told = self.describe(points, num_points, coords_zyx)[is_point]
-        rows = torch.cat((told, told.new_zeros(len(pillar) - len(told), told.shape[1])))
-        weights = torch.cat((rows.new_ones(len(told)), (places - num_points[is_short]).to(rows.dtype)))
+        num_pillars = len(pillars.num_points)
+        means, coords = voxel_means(pillars)[:, :3], pillars.coords
+        pillar = pillars.voxel_index
+        rows = self.describe(pillars.points, means[pillar], coords[pillar])
+        weights = rows.new_ones(len(rows))
+        if places is not None:
+            empty = places - pillars.num_points
+            short = empty.nonzero().squeeze(1)
+            pillar = torch.cat((pillar, short))  # (R,) rows: points, then empty places
+            rows = torch.cat((rows, rows.new_zeros(len(short), rows.shape[1])))
+            weights = torch.cat((weights, empty[short].to(rows.dtype)))
         best = rows
         for number, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
             if number:
                 rows = torch.cat((rows, best[pillar]), dim=1)
             rows = norm(linear(rows), weights).relu()
-            best = _largest(rows, pillar, len(points))  # (V, C)
+            best = _largest(rows, pillar, num_pillars)  # (V, C)
         return best
 
-    def dense(self, points: Tensor, num_points: Tensor, coords_zyx: Tensor) -> Tensor:
+    def dense(self, voxels: Voxels) -> Tensor:
         """As ``forward`` in evaluation mode, of fixed shapes and plain operations, so that it can be exported."""
-        rows = best = self.describe(points, num_points, coords_zyx)
+        points, coords, num_points = voxels
+        means = points[..., :3].sum(dim=1) / num_points[:, None].to(points.dtype)
+        is_point = torch.arange(points.shape[1], device=points.device) < num_points[:, None]  # (V, T)
+        rows = best = self.describe(points, means[:, None], coords[:, None]) * is_point[..., None]
         for number, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
             if number:
                 rows = torch.cat((rows, best[:, None].expand_as(rows)), dim=2)
@@ -136,28 +138,6 @@ def _largest(rows: Tensor, pillar: Tensor, num_pillars: int) -> Tensor:
     """(R, C) rows, at least 0, to the largest of each pillar, (V, C)."""
     zeros = rows.new_zeros(num_pillars, rows.shape[1])
     return zeros.scatter_reduce(0, pillar[:, None].expand_as(rows), rows, "amax")
-
-
-def scatter_pillars(
-    features: Tensor, coords_zyx: Tensor, batch_index: Tensor, *, num_samples: int, height: int, width: int
-) -> Tensor:
-    """Put pillars at their cells of a map, zeros elsewhere.
-
-    Args:
-        features: (V, C).
-        coords_zyx: (V, 3) cell of each pillar, z is 0.
-        batch_index: (V,) sample of each pillar.
-        num_samples: B.
-        height: H, cells along y.
-        width: W, cells along x.
-
-    Returns:
-        (B, C, H, W), in channels-last memory.
-    """
-    cell = (batch_index.long() * height + coords_zyx[:, 1].long()) * width + coords_zyx[:, 2].long()
-    canvas = features.new_zeros(num_samples * height * width, features.shape[1])
-    canvas = canvas.index_copy(0, cell, features)
-    return canvas.view(num_samples, height, width, -1).permute(0, 3, 1, 2)
 
 
 def openpcdet_pillar_names(num_layers: int, *, theirs: str = "vfe.") -> dict[str, str]:

@@ -65,6 +65,16 @@ def test_each_rule_keeps_what_it_says(rules, expected):
     assert kept_epochs(FALLING, *rules, total_epochs=6) == expected
 
 
+def test_checkpoints_amid_epochs_push_out_none_of_the_last_epochs():
+    saved = [Saved(step, step // 10, step % 10 == 0) for step in (10, 15, 20, 25, 30, 33, 36, 39)]
+
+    def kept(rule):
+        return sorted(kept_steps(saved, CheckpointConfig(keep=[rule]), best=BEST))
+
+    assert kept(KeepLast(count=2, epoch_ends=True)) == [20, 30, 39]  # the newest always stays
+    assert kept(KeepLast(count=2)) == [36, 39]
+
+
 def test_improvements_are_those_that_were_best_in_their_time():
     assert kept_epochs([0.2, 0.1, 0.3, 0.3, 0.25, 0.4, 0.1], KeepImprovements()) == [1, 3, 6, 7]
     assert kept_epochs([0.2, 0.1, 0.3, 0.3, 0.25, 0.4, 0.1], KeepImprovements(from_epoch=4)) == [6, 7]
