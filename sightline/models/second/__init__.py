@@ -1,0 +1,1 @@
+"""SECOND: an anchor-based detector of boxes in space, on voxels and sparse convolutions."""
