@@ -121,7 +121,7 @@ def test_code_in_sentences_ends_on_its_line(page):
 def with_data(tmp_path, monkeypatch):
     """A folder in which the data sets that the pages speak of exist."""
     monkeypatch.chdir(tmp_path)
-    for name in ("my_data", "other_data", "cifar-10-python.tar.gz", "mnist", "imagenet"):
+    for name in ("my_data", "other_data", "cifar-10-python.tar.gz", "mnist", "imagenet", "kitti"):
         (tmp_path / name).mkdir()
     return tmp_path
 
@@ -258,7 +258,7 @@ def names_in_table(page, head):
 
 
 def test_every_recipe_is_told():
-    pages = (DOCS / "2d-detection.md", DOCS / "classification.md")
+    pages = (DOCS / "2d-detection.md", DOCS / "classification.md", DOCS / "lidar-3d.md")
     assert [name for page in pages for name in names_in_table(page, "Recipe | What it is")] == list(RECIPES)
 
 

@@ -97,7 +97,7 @@ def test_evaluation_anew_gives_the_figures_of_the_run(whole):
 
 
 def test_what_is_for_images_says_so(whole, tmp_path):
-    with pytest.raises(ConfigError, match="a run of SpiralRun does not predict on images"):
+    with pytest.raises(ConfigError, match="a run of SpiralRun does not predict on files"):
         sightline.load(whole)
     with pytest.raises(RunError, match="keeps no predictions"):
         sightline.evaluate(whole, save=tmp_path / "found.json")

@@ -404,4 +404,6 @@ def evaluate(
             judged.metric.save(path)
     source = f" on {judge.problem.source}" if judge.problem.source else ""
     title = f"{printable(found.path)} ({judged.weights}){source}"
-    return Figures(judged.figures, judged.metric.details(), title, tuple(judge.problem.messages))
+    details = judged.metric.details()
+    notes = [f"note: {note}" for note in details.get("kitti", {}).get("notes", ())]
+    return Figures(judged.figures, details, title, (*judge.problem.messages, *notes))

@@ -71,8 +71,8 @@ _USED_BY: dict[str, tuple[PolicyKind, ...]] = {
     "gamma": ("step", "exp", "inverse"),
     "power": ("poly", "inverse"),
     "minimum": ("step", "exp", "inverse"),
-    "rise": ("one_cycle",),
-    "momentum_range": ("one_cycle",),
+    "rise": ("one_cycle", "cosine"),
+    "momentum_range": ("one_cycle", "cosine"),
 }
 
 
@@ -109,9 +109,11 @@ class PolicyConfig(Config):
     minimum: NonNegativeFloat | None = None
     """step, exp, inverse: the factor never falls below it."""
     rise: float | None = Field(None, ge=0, le=1)
-    """one_cycle: share of the run in which the rate rises; 0.3 when left out."""
+    """one_cycle: share of the run in which the rate rises; 0.3 when left out. cosine: share in which the momentum
+    falls, where it has a range."""
     momentum_range: tuple[float, float] | None = None
-    """one_cycle: lowest and highest momentum; when left out the momentum stays as the optimizer has it."""
+    """one_cycle, cosine: lowest and highest momentum, which goes from high to low to high, iteration by iteration; when
+    left out the momentum stays as the optimizer has it."""
 
     @classmethod
     def useless(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -132,6 +134,8 @@ class PolicyConfig(Config):
             raise ValueError(f"a {self.kind!r} policy needs gamma.")
         if self.milestones is not None and any(a >= b for a, b in pairwise(self.milestones)):
             raise ValueError(f"milestones must rise, got {list(self.milestones)}.")
+        if self.kind == "cosine" and self.rise is not None and self.momentum_range is None:
+            raise ValueError("rise does nothing in a 'cosine' policy without momentum_range. Leave it out.")
         if self.momentum_range is not None and not 0 <= self.momentum_range[0] <= self.momentum_range[1] < 1:
             raise ValueError(f"momentum_range must be lowest, highest in [0, 1), got {list(self.momentum_range)}.")
         return self
@@ -154,6 +158,9 @@ class WarmupConfig(Config):
     """Start value, as a learning rate, of the groups that have ``uses_bias_warmup``."""
     momentum: float | None = Field(None, ge=0, lt=1)
     """Start value of the momentum; when left out the momentum has no warm-up."""
+    leads_to: Literal["policy", "lr"] = "policy"
+    """What the rate comes to: the value that the policy has at that moment, or the run's ``lr`` itself, from which it
+    falls to the policy's value when the warm-up ends."""
 
     @classmethod
     def useless(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -174,7 +181,7 @@ class WarmupConfig(Config):
         if self.epochs or self.iterations:
             return {}
         return dict.fromkeys(
-            ("kind", "start_factor"), "there is no warm-up (schedule.warmup.epochs and iterations are 0)"
+            ("kind", "start_factor", "leads_to"), "there is no warm-up (schedule.warmup.epochs and iterations are 0)"
         )
 
     def length(self, *, iterations_per_epoch: int, iterations: int) -> int:
@@ -246,10 +253,9 @@ class _Policy:
         """Factor of the learning rate at an interval counted from the start of the run."""
         return self._curve(max(position - self.begin, 0.0))
 
-    def momentum(self, position: float) -> float | None:
-        """Momentum where the policy sets one."""
-        if self.config.momentum_range is None:
-            return None
+    def momentum(self, position: float) -> float:
+        """Momentum of a one_cycle that has a range."""
+        assert self.config.momentum_range is not None
         low, high = self.config.momentum_range
         return self._cycle(max(position - self.begin, 0.0), high, low, high)
 
@@ -333,6 +339,7 @@ class Schedule:
         self._starts = tuple(config.warmup.bias_lr if rule.uses_bias_warmup else None for rule in rules)
         self._momentum = momentum
         self._policies = self._place(config, length)
+        self._cycles = [_momentum_cycle(policy, length) for policy in self._policies]
         self._last: tuple[float, float, tuple[GroupValues, ...]] | None = None
 
     @staticmethod
@@ -362,16 +369,13 @@ class Schedule:
         if self.config.epochs_late and epoch > self.length.warmup_iterations // self.length.iterations_per_epoch:
             epoch -= 1
         positions = {"epoch": epoch, "iteration": iteration, "step": step}
-        policy = self._policies[0]
-        for following in self._policies[1:]:
+        policy, cycle = self._policies[0], self._cycles[0]
+        for following, its_cycle in zip(self._policies[1:], self._cycles[1:], strict=True):
             if positions[following.config.interval] < following.begin:
                 break
-            policy = following
-        position = positions[policy.config.interval]
-        factor = policy.factor(position)
-        momentum = policy.momentum(position)
-        if momentum is None:
-            momentum = self._momentum
+            policy, cycle = following, its_cycle
+        factor = policy.factor(positions[policy.config.interval])
+        momentum = self._momentum if cycle is None else cycle.momentum(positions[cycle.config.interval])
         if iteration < self.length.warmup_iterations:
             return self._warming(iteration / self.length.warmup_iterations, factor, momentum)
         if self._last is None or self._last[:2] != (factor, momentum):
@@ -385,10 +389,26 @@ class Schedule:
             momentum = _warmed(warmup.kind, warmup.momentum, momentum, share)
         values = []
         for base, own_start in zip(self._base_lrs, self._starts, strict=True):
-            regular = base * factor
+            regular = base * factor if warmup.leads_to == "policy" else base
             start = warmup.start_factor * regular if own_start is None else own_start
             values.append(GroupValues(_warmed(warmup.kind, start, regular, share), momentum))
         return tuple(values)
+
+
+def _momentum_cycle(policy: _Policy, length: RunLength) -> _Policy | None:
+    """What gives the momentum; None where the policy leaves it alone.
+
+    Beside a cosine by epoch it goes by iteration, as everywhere.
+    """
+    config = policy.config
+    if config.momentum_range is None:
+        return None
+    if config.kind == "one_cycle":
+        return policy
+    per = _per(config.interval, length)
+    interval: Interval = "iteration" if config.interval == "epoch" else config.interval
+    cycle = PolicyConfig(kind="one_cycle", interval=interval, rise=config.rise, momentum_range=config.momentum_range)
+    return _Policy(cycle, policy.begin * per, (policy.begin + policy.length) * per)
 
 
 def _per(interval: Interval, length: RunLength) -> int:

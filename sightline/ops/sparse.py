@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sightline.ops.checks import check_shape
+from sightline.ops.filled_cells import FilledCells
 
 Triple = tuple[int, int, int]
 """Of z, y, x."""
@@ -108,17 +109,17 @@ class SparseTensor:
         dense = dense.index_copy(0, _numbers(sites.coords, sites.shape_zyx), self.features)
         return dense.view(sites.num_samples, depth, height, width, -1).permute(0, 4, 1, 2, 3)
 
-    def to_bev(self) -> Tensor:
-        """(B, C * D, H, W): the heights of a column as its channels, those of one channel side by side.
-
-        Channels are the innermost in memory.
-        """
-        sites, channels = self.sites, self.features.shape[1]
+    def to_columns(self) -> FilledCells:
+        """The bird's-eye view: (B, C * D, H, W), those D of a channel side by side, by its filled columns."""
+        sites = self.sites
         depth, height, width = sites.shape_zyx
         batch, z, y, x = sites.coords.unbind(1)
-        bev = self.features.new_zeros(sites.num_samples * height * width, channels, depth)
-        bev[(batch * height + y) * width + x, :, z] = self.features
-        return bev.view(sites.num_samples, height, width, -1).permute(0, 3, 1, 2)
+        flat = torch.stack((batch, torch.zeros_like(z), y, x), dim=1)
+        numbers, column = _numbers(flat, (1, height, width)).unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        features = self.features.new_zeros(len(numbers), self.features.shape[1], depth)
+        features[column, :, z] = self.features
+        coords = _coords(numbers, (1, height, width))
+        return FilledCells(features.flatten(1), coords, sites.num_samples, (height, width))
 
 
 def submanifold_map(sites: Sites, kernel: Triple) -> KernelMap:

@@ -24,6 +24,8 @@ RECIPES: dict[str, str] = {
     "resnet-e18-cifar": "sightline.recipes.binary_networks:resnet_e18_cifar",
     "binary-densenet": "sightline.recipes.binary_networks:binary_densenet",
     "meliusnet": "sightline.recipes.binary_networks:meliusnet",
+    "pointpillars": "sightline.recipes.pointpillars:pointpillars",
+    "pointpillars-world": "sightline.recipes.pointpillars:pointpillars_world",
 }
 """Module and function by name."""
 

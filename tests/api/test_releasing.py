@@ -246,7 +246,7 @@ def test_models_of_ones_own_are_released_too(tmp_path):
     assert dict(sightline.evaluate(made.path)) == dict(sightline.evaluate(run))
     with pytest.raises(RunError, match="holds no averaged weights"):
         api.release(run, out=tmp_path / "ema.safetensors", weights="ema")
-    with pytest.raises(ConfigError, match="does not predict on images"):
+    with pytest.raises(ConfigError, match="does not predict on files"):
         sightline.load(made.path)
     forge(made.path, lambda fields: fields.update(configuration="elsewhere.OtherRun"))
     with pytest.raises(ConfigError, match="OtherRun is what the program that began this run"):

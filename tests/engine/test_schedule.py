@@ -84,6 +84,35 @@ def test_one_cycle_rises_to_the_learning_rate_and_falls_while_the_momentum_does_
     assert rising == sorted(set(rising))
 
 
+def test_a_cosine_may_cycle_the_momentum_iteration_by_iteration():
+    # 6 epochs of 10 iterations; the momentum is lowest after 0.5 of them, whatever the rate counts.
+    for interval in ("epoch", "iteration"):
+        config = ScheduleConfig(kind="cosine", interval=interval, rise=0.5, momentum_range=(0.8, 0.9))
+        made = schedule(config)
+        values = [made.at(Progress(i, i, i // 10))[0] for i in range(60)]
+        assert [values[i].momentum for i in (0, 15, 30, 45)] == pytest.approx([0.9, 0.85, 0.8, 0.85])
+        assert [value.lr for value in values] == lrs(ScheduleConfig(kind="cosine", interval=interval))
+    late = ScheduleConfig(
+        chain=[{"kind": "cosine", "interval": "epoch", "begin": 2, "rise": 0.5, "momentum_range": (0.8, 0.9)}]
+    )
+    made = schedule(late)
+    before = made.at(Progress(19, 19, 1))[0].momentum
+    values = [made.at(Progress(i, i, i // 10))[0].momentum for i in (20, 30, 40, 50)]
+    assert values == pytest.approx([0.9, 0.85, 0.8, 0.85])  # over the four epochs that are its own
+    assert before == schedule(ScheduleConfig()).at(Progress(0, 0, 0))[0].momentum
+
+
+def test_a_warm_up_may_lead_to_the_learning_rate_itself():
+    # 20 of 60 iterations from 0 towards 1, while the policy has fallen to 0.1 in the second epoch.
+    keys = {"kind": "step", "interval": "epoch", "milestones": (1,)}
+    warmup = {"iterations": 20, "leads_to": "lr"}
+    values = lrs(ScheduleConfig(**keys, warmup=warmup))
+    np.testing.assert_allclose(values[:20], np.arange(20) / 20)
+    np.testing.assert_allclose(values[20:], 0.1)
+    values = lrs(ScheduleConfig(**keys, warmup={"iterations": 20}))
+    assert values[15] == pytest.approx(0.75 * 0.1)
+
+
 def test_one_cycle_of_one_or_two_iterations_does_not_divide_by_zero():
     for iterations in (1, 2):
         length = RunLength(1, iterations, iterations, iterations)
@@ -232,6 +261,7 @@ def test_the_curve_holds_every_group_over_the_whole_run():
         ({"kind": "step", "milestones": [3, 3]}, "milestones must rise"),
         ({"kind": "exp"}, "needs gamma"),
         ({"kind": "one_cycle", "momentum_range": [0.95, 0.85]}, "lowest, highest"),
+        ({"kind": "cosine", "rise": 0.4}, "rise does nothing in a 'cosine' policy without momentum_range"),
         ({"warmup": {"momentum": 0.8}}, "momentum does nothing without epochs or iterations"),
         ({"warmup": {"iterations": 5, "kind": "exponential"}}, "cannot start at 0"),
         ({"kind": "cosine", "epochs_late": 1}, "epochs_late does nothing without a policy by epoch"),

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sightline.losses.focal import sigmoid_focal_loss, weighted_bce
+from sightline.losses.focal import background_focal_loss, sigmoid_focal_loss, weighted_bce
 
 
 def test_cross_entropy_by_hand():
@@ -42,3 +42,13 @@ def test_certain_answers_give_finite_gradients():
     logits = torch.tensor([200.0, -200.0, 200.0, -200.0], requires_grad=True)
     sigmoid_focal_loss(logits, torch.tensor([1.0, 1.0, 0.0, 0.0]), gamma=0.5).sum().backward()
     assert logits.grad.isfinite().all()
+
+
+def test_where_all_is_background_the_loss_is_that_of_zero_targets():
+    logits = torch.linspace(-30, 30, 121, dtype=torch.float64).requires_grad_()
+    for alpha, gamma in ((0.25, 2.0), (0.5, 0.0), (0.9, 1.5)):
+        got = background_focal_loss(logits, alpha=alpha, gamma=gamma)
+        wanted = sigmoid_focal_loss(logits, torch.zeros_like(logits), alpha=alpha, gamma=gamma)
+        torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-7)
+        grads = [torch.autograd.grad(loss.sum(), logits, retain_graph=True)[0] for loss in (got, wanted)]
+        torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-7)

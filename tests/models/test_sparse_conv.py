@@ -95,7 +95,7 @@ def test_an_encoder_makes_a_map_of_any_number_of_voxels(count, is_training):
     tensor = some_tensor(count)
     sites = encoder(tensor.features, tensor.sites.coords, 2)
     assert sites.sites.shape_zyx == encoder.map_shape == SMALL.map_shape(SHAPE) == (1, 4, 4)
-    bev = sites.to_bev()
+    bev = sites.to_columns().to_map()
     assert bev.shape == (2, encoder.out_channels, 4, 4)
     bev.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
@@ -112,8 +112,8 @@ def test_voxels_in_another_order_give_the_same_map():
     encoder = SparseEncoder(SMALL, 4, SHAPE).eval()
     tensor = some_tensor(300)
     order = torch.randperm(300)
-    here = encoder(tensor.features, tensor.sites.coords, 2).to_bev()
-    there = encoder(tensor.features[order], tensor.sites.coords[order], 2).to_bev()
+    here = encoder(tensor.features, tensor.sites.coords, 2).to_columns().to_map()
+    there = encoder(tensor.features[order], tensor.sites.coords[order], 2).to_columns().to_map()
     torch.testing.assert_close(here, there, rtol=1e-5, atol=1e-6)
 
 
@@ -122,8 +122,10 @@ def test_a_sample_does_not_depend_on_the_others_of_its_batch():
     tensor = some_tensor(300)
     second = tensor.sites.coords[:, 0] == 1
     alone = tensor.sites.coords[second] - torch.tensor([1, 0, 0, 0])
-    together = encoder(tensor.features, tensor.sites.coords, 2).to_bev()[1:]
-    torch.testing.assert_close(encoder(tensor.features[second], alone, 1).to_bev(), together, rtol=1e-5, atol=1e-6)
+    together = encoder(tensor.features, tensor.sites.coords, 2).to_columns().to_map()[1:]
+    torch.testing.assert_close(
+        encoder(tensor.features[second], alone, 1).to_columns().to_map(), together, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_every_tensor_of_an_encoder_has_openpcdets_name():
@@ -153,5 +155,5 @@ def test_spconv_gives_the_same_map_from_the_same_weights():
     theirs = SparseEncoder(SMALL.but(backend="spconv"), 4, SHAPE).eval()
     theirs.load_state_dict(ours.state_dict())
     tensor = some_tensor(300)
-    maps = [encoder(tensor.features, tensor.sites.coords, 2).to_bev() for encoder in (ours, theirs)]
+    maps = [encoder(tensor.features, tensor.sites.coords, 2).to_columns().to_map() for encoder in (ours, theirs)]
     torch.testing.assert_close(*maps, rtol=1e-5, atol=1e-6)

@@ -145,7 +145,7 @@ def test_no_sites():
         assert not weight.grad.any()
     dense = SparseTensor(torch.zeros(0, 4), sites)
     assert dense.to_dense().shape == (2, 4, *SHAPE)
-    assert dense.to_bev().shape == (2, 4 * SHAPE[0], *SHAPE[1:])
+    assert dense.to_columns().to_map().shape == (2, 4 * SHAPE[0], *SHAPE[1:])
 
 
 def test_one_site_sees_itself_and_is_seen_by_the_whole_kernel():
@@ -157,12 +157,13 @@ def test_one_site_sees_itself_and_is_seen_by_the_whole_kernel():
     assert out.flatten().tolist() == list(range(26, -1, -1))  # the cell before sees it through its last tap
 
 
-def test_a_birds_eye_view_has_the_heights_of_a_channel_side_by_side():
+def test_columns_have_the_heights_of_a_channel_side_by_side():
     sites = some_sites()
     tensor = SparseTensor(drawn(len(sites), 3), sites)
-    bev = tensor.to_bev()
+    cells = tensor.to_columns()
+    assert len(cells.features) == len({(b, y, x) for b, _, y, x in sites.coords.tolist()})
+    bev = cells.to_map()
     assert torch.equal(bev, tensor.to_dense().flatten(1, 2))
-    assert bev.is_contiguous(memory_format=torch.channels_last)
     (bev * bev.detach()).sum().backward()
     assert torch.equal(tensor.features.grad, tensor.features)
 

@@ -4,6 +4,7 @@ Where the original crashes or is wrong (see docs/deviations.md), the test says w
 """
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,15 @@ from sightline.engine.checkpoint.save_schedule import SaveSchedule
 from sightline.engine.clip import clip_grad_norm
 from sightline.engine.optim import OptimizerConfig, build_optimizer
 from sightline.engine.parameter_groups import ALL_ALIKE
-from sightline.engine.schedule import GroupValues, Progress, RunLength, Schedule, ScheduleConfig
+from sightline.engine.schedule import (
+    GroupValues,
+    PolicyConfig,
+    Progress,
+    RunLength,
+    Schedule,
+    ScheduleConfig,
+    WarmupConfig,
+)
 from sightline.metrics.kitti_ap import KittiAP
 from sightline.metrics.kitti_boxes import NO_TRUTHS, KittiDetections
 from tests.conftest import oracle
@@ -181,6 +190,62 @@ def test_rates_that_drop_at_milestones():
             length = RunLength(per_epoch, epochs, per_epoch * epochs, per_epoch * epochs)
             schedule = Schedule(config, lr=used["LR"], momentum=0.9, rules=ALL_ALIKE, length=length)
             np.testing.assert_allclose(rates(schedule, len(stored[name]), per_epoch), stored[name], rtol=1e-9)
+
+
+def test_a_cosine_by_epoch_behind_a_warm_up_to_the_rate_itself_with_cycling_momentum():
+    # adam_cosineanneal: from 1/3 of the rate to all of it, then down to a thousandth.
+    used = optimisation()["config_used"]
+    with arrays() as stored:
+        names = [re.fullmatch(r"(cosineanneal_it(\d+)_ep(\d+)_warm(\d+))/lr", name) for name in stored.files]
+        assert any(names)
+        for case in filter(None, names):
+            per_epoch, epochs, warm = (int(number) for number in case.groups()[1:])
+            config = ScheduleConfig(
+                kind="cosine",
+                interval="epoch",
+                final=1e-3,
+                rise=used["PCT_START"],
+                momentum_range=(used["MOMS"][1], used["MOMS"][0]),
+                warmup=WarmupConfig(iterations=warm, start_factor=1 / 3, leads_to="lr"),
+            )
+            length = RunLength(per_epoch, epochs, per_epoch * epochs, per_epoch * epochs, warmup_iterations=warm)
+            schedule = Schedule(config, lr=used["LR"], momentum=0.9, rules=ALL_ALIKE, length=length)
+            values = [schedule.at(Progress(i, i, i // per_epoch))[0] for i in range(length.iterations)]
+            np.testing.assert_allclose([one.lr for one in values], stored[f"{case[1]}/lr"], rtol=1e-6)
+            np.testing.assert_allclose([one.momentum for one in values], stored[f"{case[1]}/momentum"], rtol=1e-6)
+
+
+def test_the_rise_of_its_cosine_warm_up_which_the_original_cannot_reach():
+    # There a warm-up ends the building of the optimizer with an error; its formula rises and then falls again.
+    with arrays() as stored:
+        names = [
+            re.fullmatch(r"cosine_warmup_lr([\d.]+)_T(\d+)_etamin([\d.]+)_\d+steps", name) for name in stored.files
+        ]
+        assert any(names)
+        for case in filter(None, names):
+            lr, rise, lowest = float(case[1]), int(case[2]), float(case[3])
+            config = ScheduleConfig(kind="cosine", initial=lowest / lr, final=1.0, chain=[PolicyConfig(begin=rise)])
+            schedule = Schedule(config, lr=lr, momentum=0.9, rules=ALL_ALIKE, length=RunLength(50, 1, 50, 50))
+            values = rates(schedule, rise + 20, 50)
+            np.testing.assert_allclose(values[: rise + 1], stored[case[0]][: rise + 1], rtol=1e-6)
+            assert set(values[rise:]) == {lr}  # ours stays
+
+
+def test_past_its_end_the_rate_of_a_one_cycle_stays():
+    used = optimisation()["config_used"]
+    with arrays() as stored:
+        names = [re.fullmatch(r"onecycle_it(\d+)_ep(\d+)_steps_(\d+)_to_\d+_overrun", name) for name in stored.files]
+        assert any(names)
+        for case in filter(None, names):
+            per_epoch, epochs, first = (int(number) for number in case.groups())
+            length = RunLength(per_epoch, epochs, per_epoch * epochs, per_epoch * epochs)
+            recorded = stored[case[0]]  # (steps, 2) rate and momentum
+            schedule = one_cycle(used, length)
+            values = [schedule.at(Progress(i, i, i // per_epoch))[0] for i in range(first, first + len(recorded))]
+            within = length.iterations - first + 1
+            np.testing.assert_allclose(values[:within], recorded[:within], rtol=1e-6)
+            assert recorded[-1, 0] > recorded[within - 1, 0]  # there it rises again
+            assert set(values[within:]) == {values[within - 1]}
 
 
 class Traced(nn.Module):

@@ -90,7 +90,10 @@ class PillarFeatures(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def forward(self, pillars: VoxelPoints, places: int | None = None) -> Tensor:
-        """Features of every pillar.
+        """Features of every pillar, in full precision under autocast too.
+
+        With the 8 bits of bf16 a point 70 m away is known to a quarter of a metre; and oneDNN keeps a kernel for every
+        number of points, which takes gigabytes in the course of a run.
 
         Args:
             pillars: Points (P, F) in their V pillars.
@@ -111,17 +114,21 @@ class PillarFeatures(nn.Module):
             rows = torch.cat((rows, rows.new_zeros(len(short), rows.shape[1])))
             weights = torch.cat((weights, empty[short].to(rows.dtype)))
         best = rows
-        for number, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
-            if number:
-                rows = torch.cat((rows, best[pillar]), dim=1)
-            rows = norm(linear(rows), weights).relu()
-            best = _largest(rows, pillar, num_pillars)  # (V, C)
+        with torch.autocast(rows.device.type, enabled=False):
+            for number, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
+                if number:
+                    rows = torch.cat((rows, best[pillar]), dim=1)
+                rows = norm(linear(rows), weights).relu()
+                best = _largest(rows, pillar, num_pillars)  # (V, C)
         return best
 
     def dense(self, voxels: Voxels) -> Tensor:
-        """As ``forward`` in evaluation mode, of fixed shapes and plain operations, so that it can be exported."""
+        """As ``forward`` in evaluation mode, of fixed shapes and plain operations, so that it can be exported.
+
+        A pillar may have no point; what comes out for it means nothing.
+        """
         points, coords, num_points = voxels
-        means = points[..., :3].sum(dim=1) / num_points[:, None].to(points.dtype)
+        means = points[..., :3].sum(dim=1) / num_points[:, None].clamp(min=1).to(points.dtype)
         is_point = torch.arange(points.shape[1], device=points.device) < num_points[:, None]  # (V, T)
         rows = best = self.describe(points, means[:, None], coords[:, None]) * is_point[..., None]
         for number, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):

@@ -85,19 +85,20 @@ class PointPillarsGraph(nn.Module):
     """One sample from its pillars on, in evaluation mode, of plain operations and fixed shapes: what is exported.
 
     Args:
-        model: A trained model.
+        model: A trained model; becomes one for evaluation.
     """
 
     def __init__(self, model: PointPillars) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model = model
+        self.eval()
 
     def forward(self, points: Tensor, num_points: Tensor, coords: Tensor) -> tuple[Tensor, ...]:
         """What is predicted for every anchor.
 
         Args:
             points: (V, T, F) float32, zeros behind the points of a pillar.
-            num_points: (V,) int64, at least 1.
+            num_points: (V,) int64; 0 for places that no pillar needs.
             coords: (V, 4) int64: 0, 0, y, x of each pillar's cell.
 
         Returns:
@@ -106,9 +107,12 @@ class PointPillarsGraph(nn.Module):
         """
         model = self.model
         features = model.pillars.dense(Voxels(points, coords, num_points))
-        bev = FilledCells(features, coords, 1, model.map_hw).to_map()
-        predictions: AnchorPredictions = model.head(model.backbone.levels(bev))
-        logits, deltas, directions = predictions
+        height, width = model.map_hw
+        nowhere = height * width  # one cell more, for places that no pillar needs
+        cell = torch.where(num_points > 0, coords[:, 2] * width + coords[:, 3], nowhere)
+        canvas = features.new_zeros(nowhere + 1, features.shape[1]).index_copy(0, cell, features)[:nowhere]
+        bev = canvas.view(1, height, width, -1).permute(0, 3, 1, 2)
+        logits, deltas, directions = model.head(model.backbone.levels(bev))
         return (logits, deltas) if directions is None else (logits, deltas, directions)
 
 

@@ -60,7 +60,7 @@ class Second(nn.Module):
         """What is predicted for every anchor."""
         grouped = self.group(clouds)
         sites = self.encoder(voxel_means(grouped), grouped.coords, len(clouds.counts))
-        predictions: AnchorPredictions = self.head(self.backbone(sites.to_bev()))
+        predictions: AnchorPredictions = self.head(self.backbone.levels(sites.to_columns()))
         return predictions
 
     def losses(self, clouds: PointClouds, targets: BoxTargets3D) -> dict[str, Tensor]:
