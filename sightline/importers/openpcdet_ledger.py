@@ -14,7 +14,7 @@ from sightline.config.errors import ConfigError
 from sightline.config.printable import printable
 
 MISSING: Any = object()
-UNKNOWN = "is no key that is known here; it changes nothing"
+UNKNOWN = "not known here; nothing was made of it"
 
 
 class Note(NamedTuple):

@@ -7,13 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sightline.config.base import Config
+from sightline.importers.openpcdet_center import take_center_head, take_nms, take_scoring
 from sightline.importers.openpcdet_data import Voxels
 from sightline.importers.openpcdet_ledger import Section
-
-EXACT = "overlaps are exact here, without the margin of 1 cm at corners; see docs/deviations.md"
-RECALLS = [0.3, 0.5, 0.7]
-"""Overlaps at which recall is told here."""
-POST = "POST_PROCESSING"
+from sightline.models.blocks.sparse_encoder import SparseEncoderConfig
 
 
 class Family(NamedTuple):
@@ -33,10 +30,30 @@ def family_of(model: Section) -> Family:
     name = model.text("NAME")
     if name not in FAMILIES:
         model.refuse("NAME", f"this model has no counterpart; those that have one are {', '.join(FAMILIES)}")
-    return FAMILIES[name]
+    return CENTER_VOXEL if name == "CenterPoint" and "BACKBONE_3D" in model else FAMILIES[name]
 
 
 def _take_pointpillars(model: Section, voxels: Voxels, class_names: list[str]) -> None:
+    _take_pillars(model, voxels)
+    _take_anchor_head(model, class_names, stride=_take_backbone(model))
+
+
+def _take_second(model: Section, voxels: Voxels, class_names: list[str]) -> None:
+    encoder_stride = _take_voxels(model, voxels)
+    _take_anchor_head(model, class_names, stride=encoder_stride * _take_backbone(model))
+
+
+def _take_center_pillar(model: Section, voxels: Voxels, class_names: list[str]) -> None:
+    _take_pillars(model, voxels)
+    take_center_head(model, class_names, stride=_take_backbone(model))
+
+
+def _take_center_voxel(model: Section, voxels: Voxels, class_names: list[str]) -> None:
+    encoder_stride = _take_voxels(model, voxels)
+    take_center_head(model, class_names, stride=encoder_stride * _take_backbone(model))
+
+
+def _take_pillars(model: Section, voxels: Voxels) -> None:
     pillars = model.section("VFE")
     pillars.only("NAME", ["PillarVFE"], "only PillarVFE has a counterpart")
     pillars.only("WITH_DISTANCE", [False], "pillars here have no distance among their numbers", default=False)
@@ -44,7 +61,7 @@ def _take_pointpillars(model: Section, voxels: Voxels, class_names: list[str]) -
     pillars.only("USE_NORM", [True], "layers on points have a batch norm here", default=True)
     channels = pillars.numbers("NUM_FILTERS")
     pillars.put("model.pillar_channels", "NUM_FILTERS", channels)
-    _take_scatter(model, "PointPillarScatter", channels[-1])
+    _take_map(model, "PointPillarScatter", channels[-1] if channels else 0)
     size, height = voxels.size, voxels.point_range[5] - voxels.point_range[2]
     if abs(size[2] - height) > 1e-3 * abs(height):
         voxels.section.refuse("VOXEL_SIZE", f"pillars must be as high as the range, {height:g} m")
@@ -54,16 +71,41 @@ def _take_pointpillars(model: Section, voxels: Voxels, class_names: list[str]) -
     voxels.section.put("model.max_points_per_pillar", "MAX_POINTS_PER_VOXEL", voxels.max_points)
     voxels.section.put("model.max_pillars_training", "MAX_NUMBER_OF_VOXELS.train", voxels.max_training)
     voxels.section.put("model.max_pillars", "MAX_NUMBER_OF_VOXELS.test", voxels.max_testing)
-    stride = _take_backbone(model)
-    _take_anchor_head(model, class_names, stride=stride)
 
 
-def _take_scatter(model: Section, name: str, channels: float | None) -> None:
+def _take_voxels(model: Section, voxels: Voxels) -> int:
+    """Put means of voxels and the sparse convolutions; how many voxels a cell of their map has along x and y."""
+    model.section("VFE").only("NAME", ["MeanVFE"], "before sparse convolutions only MeanVFE has a counterpart")
+    sparse = model.section("BACKBONE_3D")
+    sparse.only("NAME", ["VoxelBackBone8x"], "of sparse backbones only VoxelBackBone8x has a counterpart")
+    if voxels.max_points is None:
+        voxels.section.refuse("NAME", "voxels have a largest number of points here: transform_points_to_voxels")
+    voxels.section.put("model.voxel_size", "VOXEL_SIZE", voxels.size)
+    voxels.section.put("model.max_points_per_voxel", "MAX_POINTS_PER_VOXEL", voxels.max_points)
+    voxels.section.put("model.max_voxels_training", "MAX_NUMBER_OF_VOXELS.train", voxels.max_training)
+    voxels.section.put("model.max_voxels", "MAX_NUMBER_OF_VOXELS.test", voxels.max_testing)
+    sparse.only("last_pad", [0], "the last sparse convolution adds no cells here", default=0)
+    encoder = SparseEncoderConfig()
+    for key in ("channels", "layers", "z_paddings"):
+        sparse.put(f"model.encoder.{key}", "NAME", list(getattr(encoder, key)))
+    sparse.put("model.encoder.out_channels", "NAME", encoder.out_channels)
+    low, high = voxels.point_range[:3], voxels.point_range[3:]
+    if not all(size > 0 for size in voxels.size) or not all(a < b for a, b in zip(low, high, strict=True)):
+        voxels.section.refuse("VOXEL_SIZE", f"voxels and the range {voxels.point_range} must have a size")
+    width, height, depth = (round((b - a) / size) for a, b, size in zip(low, high, voxels.size, strict=True))
+    try:
+        heights = encoder.map_shape((depth, height, width))[0]
+    except ValueError as error:
+        voxels.section.refuse("VOXEL_SIZE", str(error).rstrip("."))
+    _take_map(model, "HeightCompression", encoder.out_channels * heights)
+    return encoder.stride
+
+
+def _take_map(model: Section, name: str, channels: float) -> None:
     section = model.section("MAP_TO_BEV")
     section.only("NAME", [name], f"only {name} has a counterpart here")
-    given = section.integer("NUM_BEV_FEATURES")
-    if channels is not None and given != channels:
-        section.refuse("NUM_BEV_FEATURES", f"the layers before have {channels:g} channels")
+    if section.integer("NUM_BEV_FEATURES") != channels:
+        section.refuse("NUM_BEV_FEATURES", f"the layers before make a map of {channels:g} channels")
 
 
 def _take_backbone(model: Section) -> float:
@@ -100,10 +142,10 @@ def _take_anchor_head(model: Section, class_names: list[str], *, stride: float) 
     _take_anchors(head, class_names, stride)
     _take_assigner(head.section("TARGET_ASSIGNER_CONFIG", optional=True))
     _take_anchor_loss(head.section("LOSS_CONFIG"))
-    post = model.section(POST)
-    _take_scoring(post)
+    post = model.section("POST_PROCESSING")
+    take_scoring(post)
     post.put("model.head.score_threshold", "SCORE_THRESH", post.number("SCORE_THRESH"))
-    nms = _take_nms(post)
+    nms = take_nms(post)
     nms.only("MULTI_CLASSES_NMS", [False], "boxes of all classes are compared with each other here", default=False)
 
 
@@ -166,36 +208,27 @@ def _take_anchor_loss(loss: Section) -> None:
     weights.put("model.head.loss.code_weights", "code_weights", weights.numbers("code_weights"))
 
 
-def _take_scoring(post: Section) -> None:
-    """What is said of results and changes none of them."""
-    if post.numbers("RECALL_THRESH_LIST", RECALLS) != RECALLS:
-        told = ", ".join(f"{one:g}" for one in RECALLS)
-        place = post.place("RECALL_THRESH_LIST")
-        post.ledger.tell(place, post.values["RECALL_THRESH_LIST"], f"recall is told at {told} here")
-    post.only("OUTPUT_RAW_SCORE", [False], "scores are probabilities here", default=False)
-    post.note_unless("EVAL_METRIC", "kitti", "the figures are KITTI's, as of data in its folders")
-
-
-def _take_nms(post: Section) -> Section:
-    nms = post.section("NMS_CONFIG")
-    nms.only("NMS_TYPE", ["nms_gpu"], "boxes are compared by their rotated overlap from above here")
-    nms.ledger.tell(nms.place("NMS_TYPE"), "nms_gpu", EXACT)
-    nms.put("model.head.nms_iou_threshold", "NMS_THRESH", nms.number("NMS_THRESH"))
-    nms.put("model.head.max_candidates", "NMS_PRE_MAXSIZE", nms.integer("NMS_PRE_MAXSIZE"))
-    nms.put("model.head.max_detections", "NMS_POST_MAXSIZE", nms.integer("NMS_POST_MAXSIZE"))
-    return nms
-
-
-FAMILIES: Mapping[str, Family] = {
-    "PointPillar": Family("pointpillars", _take_pointpillars),
-}
+POINTPILLARS = Family("pointpillars", _take_pointpillars)
+SECOND = Family("second", _take_second)
+CENTER_PILLAR = Family("centerpoint-pillar", _take_center_pillar)
+CENTER_VOXEL = Family("centerpoint-voxel", _take_center_voxel)
+FAMILIES: Mapping[str, Family] = {"PointPillar": POINTPILLARS, "SECONDNet": SECOND, "CenterPoint": CENTER_PILLAR}
 """By their ``MODEL.NAME``."""
 
 
 def layer_names(config: Config) -> dict[str, str]:
     """OpenPCDet's names of a model's layers, each with ours."""
+    from sightline.models.centerpoint import model as centerpoint
+    from sightline.models.centerpoint.config import CenterPointPillarConfig, CenterPointVoxelConfig
     from sightline.models.pointpillars import model as pointpillars
     from sightline.models.pointpillars.config import PointPillarsConfig
+    from sightline.models.second import model as second
+    from sightline.models.second.config import SecondConfig
 
-    tables: dict[type[Config], Callable[[Any], dict[str, str]]] = {PointPillarsConfig: pointpillars.openpcdet_names}
+    tables: dict[type[Config], Callable[[Any], dict[str, str]]] = {
+        PointPillarsConfig: pointpillars.openpcdet_names,
+        SecondConfig: second.openpcdet_names,
+        CenterPointPillarConfig: centerpoint.openpcdet_names,
+        CenterPointVoxelConfig: centerpoint.openpcdet_names,
+    }
     return tables[type(config)](config)
