@@ -32,7 +32,7 @@ class FilledCells(NamedTuple):
         cell = (self.coords[:, 0] * height + self.coords[:, 2]) * width + self.coords[:, 3]
         canvas = self.features.new_zeros(self.num_samples * height * width, self.features.shape[1])
         canvas = canvas.index_copy(0, cell, self.features)
-        return canvas.view(self.num_samples, height, width, -1).permute(0, 3, 1, 2)
+        return canvas.view(self.num_samples, height, width, canvas.shape[1]).permute(0, 3, 1, 2)
 
 
 def conv_of_cells(cells: FilledCells, weight: Tensor, *, stride: int) -> Tensor:
@@ -66,7 +66,7 @@ def conv_of_cells(cells: FilledCells, weight: Tensor, *, stride: int) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         taps = taps.to(features.dtype)
         out = cast(Tensor, _TapByTap.apply(features, taps, cells.num_samples * out_h * out_w, *sources, *targets))
-    return out.view(cells.num_samples, out_h, out_w, -1).permute(0, 3, 1, 2)
+    return out.view(cells.num_samples, out_h, out_w, len(weight)).permute(0, 3, 1, 2)
 
 
 def _outputs(cells: int, size: int, stride: int) -> int:

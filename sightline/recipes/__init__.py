@@ -28,6 +28,9 @@ RECIPES: dict[str, str] = {
     "pointpillars-world": "sightline.recipes.pointpillars:pointpillars_world",
     "second": "sightline.recipes.second:second",
     "second-world": "sightline.recipes.second:second_world",
+    "centerpoint-pillar": "sightline.recipes.centerpoint:centerpoint_pillar",
+    "centerpoint-voxel": "sightline.recipes.centerpoint:centerpoint_voxel",
+    "centerpoint-world": "sightline.recipes.centerpoint:centerpoint_world",
 }
 """Module and function by name."""
 

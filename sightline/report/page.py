@@ -43,6 +43,8 @@ OTHER_SCALES = {"nll": "Negative log-likelihood", "ece": "Expected calibration e
 """Figures of evaluations that get a plot each, as they are no shares of what is right."""
 DASHED = ("balanced_accuracy",)
 """Drawn so, as it lies on ``top1`` where all classes have as many images."""
+UNPLOTTED = ("/easy_R40", "/hard_R40")
+"""Figures of a class that lie close to its moderate one."""
 MAX_MATRICES = 30
 """The confusion of more classes of images is drawn once, as wide as the page: shares, and not counts too."""
 MAX_MATRIX = 120
@@ -172,6 +174,8 @@ def history_plots(run: RunFiles) -> list[Plot]:
     for name, line in train.items():
         groups.setdefault(name.partition("/")[0], {})[name] = line
     for name, line in evals.items():
+        if name.endswith(UNPLOTTED):
+            continue
         if "/" in name or name == "loss" or name in train:
             groups.setdefault(name.partition("/")[0], {})[f"eval {name}"] = line
 
@@ -455,12 +459,18 @@ def _duration(seconds: float) -> str:
 
 
 def _figure_rows(run: RunFiles) -> list[dict[str, Any]]:
-    """Name, value of the last evaluation and value of the best one of every figure."""
+    """Name, value of the last evaluation and value of the best one of every figure that is of all classes."""
     best = run.best_row.values if run.best_row else {}
     figures: dict[str, float | None] = dict(run.last_figures)
     if not figures and run.evaluation:
         figures = dict(run.evaluation.figures)
-    return [{"name": name, "last": defined(value), "best": defined(best.get(name))} for name, value in figures.items()]
+    rows = {name: value for name, value in figures.items() if not _is_of_a_class(name, run.evaluation)}
+    return [{"name": name, "last": defined(value), "best": defined(best.get(name))} for name, value in rows.items()]
+
+
+def _is_of_a_class(name: str, evaluation: Evaluation | None) -> bool:
+    """Whether a figure is one of a class by itself, ``Car/3d/easy_R40``: the table of classes tells those."""
+    return evaluation is not None and name.count("/") > 1 and name.partition("/")[0] in evaluation.class_names
 
 
 def _moment_of(evaluation: Evaluation | None) -> str:

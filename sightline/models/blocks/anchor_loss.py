@@ -94,4 +94,4 @@ def _class_loss(
     hits = logits.flatten(0, 1)[matches.anchors, labels]  # (P,)
     hit_losses = sigmoid_focal_loss(hits, torch.ones_like(hits), alpha=alpha, gamma=gamma)
     table = table.index_fill(0, matches.ignored, 0.0).index_put((matches.anchors, labels), hit_losses)
-    return (table.view(len(logits), -1).sum(dim=1) * share).sum()
+    return (table.view(logits.shape).sum(dim=(1, 2)) * share).sum()

@@ -46,6 +46,7 @@ class AnchorPredictor(nn.Module):
     def __init__(self, in_channels: int, *, num_classes: int, anchors_per_cell: int, direction_bins: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.anchors_per_cell = anchors_per_cell
         self.direction_bins = direction_bins
         self.classes = nn.Conv2d(in_channels, anchors_per_cell * num_classes, 1)
         self.boxes = nn.Conv2d(in_channels, anchors_per_cell * BOX_CODE, 1)
@@ -70,9 +71,10 @@ class AnchorPredictor(nn.Module):
         raw = F.linear(maps[0].permute(0, 2, 3, 1), parts[0], bias)  # (B, H, W, all)
         for one, part in zip(maps[1:], parts[1:], strict=True):
             raw = raw + F.linear(one.permute(0, 2, 3, 1), part)
-        samples = len(raw)
+        samples, height, width = raw.shape[:3]
+        anchors = height * width * self.anchors_per_cell
         fields = torch.split(raw, [head.out_channels for head in heads], dim=-1)
-        logits = fields[0].reshape(samples, -1, self.num_classes)
-        deltas = fields[1].reshape(samples, -1, BOX_CODE)
-        directions = fields[2].reshape(samples, -1, self.direction_bins) if len(fields) > 2 else None
+        logits = fields[0].reshape(samples, anchors, self.num_classes)
+        deltas = fields[1].reshape(samples, anchors, BOX_CODE)
+        directions = fields[2].reshape(samples, anchors, self.direction_bins) if len(fields) > 2 else None
         return AnchorPredictions(logits, deltas, directions)

@@ -90,7 +90,10 @@ class PillarFeatures(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def forward(self, pillars: VoxelPoints, places: int | None = None) -> Tensor:
-        """Features of every pillar.
+        """Features of every pillar, in full precision under autocast too.
+
+        With the 8 bits of bf16 a point 70 m away is known to a quarter of a metre; and oneDNN keeps a kernel for every
+        number of points, which takes gigabytes in the course of a run.
 
         Args:
             pillars: Points (P, F) in their V pillars.
@@ -111,11 +114,12 @@ class PillarFeatures(nn.Module):
             rows = torch.cat((rows, rows.new_zeros(len(short), rows.shape[1])))
             weights = torch.cat((weights, empty[short].to(rows.dtype)))
         best = rows
-        for number, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
-            if number:
-                rows = torch.cat((rows, best[pillar]), dim=1)
-            rows = norm(linear(rows), weights).relu()
-            best = _largest(rows, pillar, num_pillars)  # (V, C)
+        with torch.autocast(rows.device.type, enabled=False):
+            for number, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
+                if number:
+                    rows = torch.cat((rows, best[pillar]), dim=1)
+                rows = norm(linear(rows), weights).relu()
+                best = _largest(rows, pillar, num_pillars)  # (V, C)
         return best
 
     def dense(self, voxels: Voxels) -> Tensor:
