@@ -114,6 +114,21 @@ def test_every_augmentation_is_taken_over(tmp_path):
     assert (told["SAMPLE_GROUPS"], told["DISABLE_AUG_LIST"]) == ("Van", "imgaug")
 
 
+def test_a_bare_list_of_augmentations_is_taken_over(tmp_path):
+    steps = [
+        {"NAME": "random_world_scaling", "WORLD_SCALE_RANGE": [0.9, 1.1]},
+        {"NAME": "random_world_rotation", "WORLD_ROT_ANGLE": 0.5},
+        {"NAME": "random_world_translation", "WORLD_TRANSLATION_RANGE": [-0.2, 0.2], "ALONG_AXIS_LIST": ["x"]},
+    ]
+    theirs = changed(pointpillar(), "DATA_CONFIG.DATA_AUGMENTOR", steps)
+    made = sightline.import_openpcdet(write(tmp_path, theirs), out=tmp_path / "ours.yaml")
+    augment = resolve(tmp_path / "ours.yaml")[0].augment
+    assert (augment.scale, augment.rotate, augment.flip_x) == ((0.9, 1.1), (-0.5, 0.5), 0)
+    told = {note.path: note.why for note in made.recipe.notes}
+    assert "the order is fixed here" in told["DATA_CONFIG.DATA_AUGMENTOR"]
+    assert "no counterpart" in told["DATA_CONFIG.DATA_AUGMENTOR[2].WORLD_TRANSLATION_RANGE"]
+
+
 def test_a_change_that_is_disabled_or_unknown_is_told(tmp_path):
     theirs = changed(pointpillar(), "DATA_CONFIG.DATA_AUGMENTOR.DISABLE_AUG_LIST", ["random_world_flip"])
     steps = theirs["DATA_CONFIG"]["DATA_AUGMENTOR"]["AUG_CONFIG_LIST"]
