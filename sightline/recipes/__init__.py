@@ -29,6 +29,8 @@ RECIPES: dict[str, str] = {
     "centerpoint-pillar": "sightline.recipes.centerpoint:centerpoint_pillar",
     "centerpoint-voxel": "sightline.recipes.centerpoint:centerpoint_voxel",
     "centerpoint-world": "sightline.recipes.centerpoint:centerpoint_world",
+    "second": "sightline.recipes.second:second",
+    "second-world": "sightline.recipes.second:second_world",
 }
 """Module and function by name."""
 
