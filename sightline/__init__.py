@@ -9,7 +9,19 @@ from typing import Any
 __version__ = "0.1.0"
 
 _API = frozenset(
-    {"train", "resume", "evaluate", "predict", "load", "release", "pack", "import_bmxnet", "export", "search"}
+    {
+        "train",
+        "resume",
+        "evaluate",
+        "predict",
+        "load",
+        "release",
+        "pack",
+        "import_bmxnet",
+        "import_openpcdet",
+        "export",
+        "search",
+    }
 )
 
 

@@ -250,6 +250,7 @@ ROWS = (
         "every iteration has the rate and momentum recorded of OpenPCDet; AdamW's decay is PyTorch's",
         (
             "parity/openpcdet_schedule::every_iteration_has_the_recorded_rate_and_momentum",
+            "parity/openpcdet_optimisation::parameters_after_every_step_are_as_recorded",
             "engine/optim::fused_steps_are_those_of_torch_to_the_bit",
         ),
     ),

@@ -11,6 +11,7 @@ from sightline.api.contents import Contents, FileContent, TensorKind, show
 from sightline.api.datasets import check, dataset_formats, score_coco, score_kitti, world
 from sightline.api.exporting import Exported, export
 from sightline.api.importing import Imported, import_bmxnet
+from sightline.api.importing_openpcdet import ImportedPcdet, import_openpcdet
 from sightline.api.inference import Figures, evaluate
 from sightline.api.output import check_output, write_output
 from sightline.api.packing import Packed, pack
@@ -32,6 +33,7 @@ __all__ = [
     "Figures",
     "FileContent",
     "Imported",
+    "ImportedPcdet",
     "Packed",
     "PicturePrediction",
     "Predictor",
@@ -56,6 +58,7 @@ __all__ = [
     "export",
     "free_folder",
     "import_bmxnet",
+    "import_openpcdet",
     "list_recipes",
     "load",
     "names_a_run",

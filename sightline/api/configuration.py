@@ -70,6 +70,19 @@ def resolve(
     return _changed(recipe, [], by_hand) if by_hand else (recipe, {})
 
 
+def resolve_file(recipe: str, changes: Sequence[Change]) -> RunConfig:
+    """The configuration of a change file that is not written yet.
+
+    Args:
+        recipe: Name of a recipe.
+        changes: Of the file; each knows where its value comes from.
+
+    Raises:
+        ConfigError: As ``resolve``.
+    """
+    return _changed(_base(recipe, ""), changes, [])[0]
+
+
 def _by_hand(changes: Sequence[str], data: PathLike | None) -> list[Change]:
     """What a user changes on the command line."""
     named = [] if data is None else [Change("data.path", os.fspath(data), "--data")]

@@ -345,6 +345,38 @@ def import_bmxnet(
     show(made.table(), *(f"note: {note}" for note in made.notes), str(made))
 
 
+@command(imported, "openpcdet")
+def import_openpcdet(
+    cfg: Annotated[
+        Path, typer.Option(help="its YAML file, e.g. tools/cfgs/kitti_models/pointpillar.yaml", show_default=False)
+    ],
+    ckpt: Annotated[
+        Path | None, typer.Option(help="a checkpoint that was trained with it, *.pth; without it only the recipe")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="a value of theirs, as --set KEY VALUE gave it; repeatable"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the recipe file to write, *.yaml; weights come beside it as *.safetensors"),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """OpenPCDet's configurations and checkpoints. train takes the recipe file, eval and predict the weights.
+
+    Base files (_BASE_CONFIG_) are found beside the file. All that has no counterpart is listed, with the reason.
+
+    Examples:
+        sightline import openpcdet --cfg cfgs/kitti_models/pointpillar.yaml --out pillars.yaml
+        sightline import openpcdet --cfg cfgs/kitti_models/second.yaml --ckpt checkpoint_epoch_80.pth --out second.yaml
+    """
+    from sightline import api
+
+    made = api.import_openpcdet(cfg, ckpt=ckpt, changes=changes or [], out=out, force=force)
+    show(*made.tables(), str(made))
+
+
 score = typer.Typer(help="Score the result files of any tool.", no_args_is_help=True, rich_markup_mode="rich")
 commands.add_typer(score, name="score", rich_help_panel=PANEL)
 

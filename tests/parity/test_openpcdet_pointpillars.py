@@ -10,6 +10,7 @@ from sightline.engine.clip import clip_grad_norm
 from sightline.engine.optim import OptimizerConfig, build_optimizer
 from sightline.engine.parameter_groups import ALL_ALIKE
 from sightline.engine.schedule import Progress, RunLength, Schedule, ScheduleConfig
+from sightline.models.blocks.bev_backbone import BevBackboneConfig
 from sightline.models.pointpillars.config import PointPillarsConfig
 from sightline.models.pointpillars.model import PointPillars, openpcdet_names
 from sightline.ops.filled_cells import FilledCells
@@ -28,7 +29,7 @@ MARGIN = 5e-3  # the original's overlaps in the suppression are up to 4e-3 too l
 def config():
     merged = settings(NAME)
     processors = {one["NAME"]: one for one in merged["DATA_CONFIG"]["DATA_PROCESSOR"]}
-    voxels = processors["transform_points_to_voxels"]
+    voxels, pyramid = processors["transform_points_to_voxels"], merged["MODEL"]["BACKBONE_2D"]
     return PointPillarsConfig(
         point_range=merged["DATA_CONFIG"]["POINT_CLOUD_RANGE"],
         pillar_size=voxels["VOXEL_SIZE"][:2],
@@ -36,6 +37,13 @@ def config():
         max_pillars_training=voxels["MAX_NUMBER_OF_VOXELS"]["train"],
         max_pillars=voxels["MAX_NUMBER_OF_VOXELS"]["test"],
         pillar_channels=merged["MODEL"]["VFE"]["NUM_FILTERS"],
+        backbone=BevBackboneConfig(
+            layers=pyramid["LAYER_NUMS"],
+            strides=pyramid["LAYER_STRIDES"],
+            channels=pyramid["NUM_FILTERS"],
+            up_strides=pyramid["UPSAMPLE_STRIDES"],
+            up_channels=pyramid["NUM_UPSAMPLE_FILTERS"],
+        ),
         head=head_config(NAME),
     )
 
@@ -73,6 +81,20 @@ def check_map(got, arrays, name):
     if f"{name}/flat_index" in arrays:
         values = got.flatten()[torch.from_numpy(arrays[f"{name}/flat_index"])]
         np.testing.assert_allclose(values, arrays[f"{name}/value"], rtol=0, atol=OUTPUTS * scale, err_msg=name)
+    for key, rows, columns in crops(arrays, name):
+        cut = got[0][..., rows, columns] if channels == 1 else got[0, rows, columns]
+        np.testing.assert_allclose(cut, arrays[key], rtol=0, atol=OUTPUTS * scale, err_msg=key)
+
+
+def crops(arrays, name):
+    """Keys of crops of a map whose place is told, with their rows and columns."""
+    for key in arrays:
+        if place := re.fullmatch(rf"{name}/crop_y(\d+)_(\d+)_x(\d+)_(\d+)", key):
+            top, bottom, left, right = map(int, place.groups())
+            yield key, slice(top, bottom), slice(left, right)
+        elif re.fullmatch(rf"{name}/crop\d+", key):
+            top, left = arrays[f"{name}/crop_y0x0"].tolist()
+            yield key, *(slice(at, at + size) for at, size in zip((top, left), arrays[key].shape[-2:], strict=True))
 
 
 @pytest.fixture(scope="module")

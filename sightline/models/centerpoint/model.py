@@ -50,8 +50,8 @@ class CenterPoint(nn.Module, abc.ABC):
         )
 
     @abc.abstractmethod
-    def map_of(self, clouds: PointClouds) -> Tensor | FilledCells:
-        """The map (B, C, H, W) of the points."""
+    def map_of(self, clouds: PointClouds) -> FilledCells:
+        """The map (B, C, H, W) of the points, by its filled cells."""
 
     def forward(self, clouds: PointClouds) -> list[CenterMaps]:
         """What each head says of every cell."""
@@ -133,11 +133,11 @@ class CenterPointVoxel(CenterPoint):
         limit = self.config.max_voxels_training if self.training else self.config.max_voxels
         return group_by_voxel(clouds, self.grid, max_points=self.config.max_points_per_voxel, max_voxels=limit)
 
-    def map_of(self, clouds: PointClouds) -> Tensor:
+    def map_of(self, clouds: PointClouds) -> FilledCells:
         """The map of what the sparse convolutions say."""
         grouped = self.group(clouds)
         sites: SparseTensor = self.encoder(voxel_means(grouped), grouped.coords, len(clouds.counts))
-        return sites.to_bev()
+        return sites.to_columns()
 
 
 def openpcdet_names(config: CenterPointPillarConfig | CenterPointVoxelConfig) -> dict[str, str]:
