@@ -17,9 +17,22 @@ from sightline.importers.openpcdet_models import layer_names
 from sightline.importers.openpcdet_recipe import recipe_of
 from sightline.importers.openpcdet_yaml import read_pcdet_config
 from tests.cli.tool import sightline as tool
-from tests.importers.openpcdet_configs import centerpoint, changed, checkpoint, pointpillar, write
+from tests.importers.openpcdet_configs import (
+    centerpoint,
+    centerpoint_on_voxels,
+    centerpoint_with_velocity,
+    changed,
+    checkpoint,
+    pointpillar,
+    write,
+)
 
-CONFIGS = {"pointpillars": pointpillar, "centerpoint-pillar": centerpoint}
+CONFIGS = [
+    ("pointpillars", pointpillar),
+    ("centerpoint-pillar", centerpoint),
+    ("centerpoint-pillar", centerpoint_with_velocity),
+    ("centerpoint-voxel", centerpoint_on_voxels),
+]
 
 
 def network_of(config):
@@ -42,9 +55,9 @@ def place(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_recipe_file_and_weights_come_of_a_configuration_and_a_checkpoint(name, tmp_path):
-    path = write(tmp_path, CONFIGS[name]())
+@pytest.mark.parametrize(("name", "theirs"), CONFIGS)
+def test_a_recipe_file_and_weights_come_of_a_configuration_and_a_checkpoint(name, theirs, tmp_path):
+    path = write(tmp_path, theirs())
     network, layers = network_of(read_pcdet_config(path))
     torch.save(checkpoint(network, layers), tmp_path / "a.pth")
     made = sightline.import_openpcdet(path, ckpt=tmp_path / "a.pth", out=tmp_path / "out" / "ours.yaml")
