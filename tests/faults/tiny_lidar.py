@@ -47,7 +47,7 @@ COMMON = (
     "log.every_steps=1",
     "log.heartbeat_seconds=0.01",
 )
-"""3 steps an epoch, the last one of a single frame; everything is augmented, objects are pasted until the last epoch."""
+"""3 steps an epoch, the last one of a single frame. Everything is augmented; the last epoch pastes nothing."""
 
 
 def changes_with(*changes: str) -> list[str]:

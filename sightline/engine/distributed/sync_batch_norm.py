@@ -10,6 +10,7 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -52,6 +53,8 @@ def _synchronised(norm: _BatchNorm, device: torch.device) -> _BatchNorm:
     fresh.training = norm.training
     if isinstance(fresh, SyncBatchNorm):
         fresh.keeps_biased_variance = is_biased
+        fresh.exact_statistics = getattr(norm, "exact_statistics", None)
+        fresh.exact_gradients = getattr(norm, "exact_gradients", None)
     return fresh
 
 
@@ -60,9 +63,15 @@ class SyncBatchNorm(_BatchNorm):
 
     Attributes:
         keeps_biased_variance: Average the biased variance of the batches for evaluation, not the unbiased one.
+        exact_statistics: Of the norm whose place it takes, if that does not leave it to PyTorch: (B, C, ...) to mean
+            and biased variance (C,), or None where PyTorch's do.
+        exact_gradients: The same of x, gradient of the output, mean, variance and epsilon to the gradients (C,) of
+            weight and bias.
     """
 
     keeps_biased_variance = False
+    exact_statistics: Callable[[Tensor], tuple[Tensor, Tensor] | None] | None = None
+    exact_gradients: Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor] | None] | None = None
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -78,7 +87,7 @@ class SyncBatchNorm(_BatchNorm):
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 momentum = 1.0 / float(self.num_batches_tracked)
-        out, mean, variance, count = _Normalise.apply(input, self.weight, self.bias, self.eps)
+        out, mean, variance, count = _Normalise.apply(input, self.weight, self.bias, self)
         if self.track_running_stats:
             with torch.no_grad():
                 running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
@@ -94,12 +103,12 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: SyncBatchNorm
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, variance, count = _statistics(x)
-        out = functional.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+        mean, variance, count = _statistics(x, norm)
+        out = functional.batch_norm(x, mean, variance, weight, bias, training=False, eps=norm.eps)
         ctx.save_for_backward(x, weight, mean, variance, count)
-        ctx.eps = eps
+        ctx.norm = norm
         ctx.mark_non_differentiable(mean, variance, count)
         return out, mean, variance, count
 
@@ -107,12 +116,16 @@ class _Normalise(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, mean, variance, count = ctx.saved_tensors
-        inverse = (variance + ctx.eps).rsqrt()
+        norm = cast(SyncBatchNorm, ctx.norm)
+        inverse = (variance + norm.eps).rsqrt()
         ones = torch.ones_like(mean) if weight is None else weight
         grad_weight, grad_bias = torch.zeros_like(mean), torch.zeros_like(mean)
-        if x.numel():
+        exact = norm.exact_gradients and norm.exact_gradients(x, grad, mean, variance, norm.eps)
+        if exact:
+            grad_weight, grad_bias = exact
+        elif x.numel():
             _, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-                grad, x, ones, mean, variance, mean, inverse, False, ctx.eps, (False, True, True)
+                grad, x, ones, mean, variance, mean, inverse, False, norm.eps, (False, True, True)
             )
         sums = _of_all_processes(torch.cat((grad_bias, grad_weight))).sum(0)
         of_bias, of_weight = (sums / count.clamp(min=1)).chunk(2)
@@ -130,13 +143,16 @@ class _Normalise(torch.autograd.Function):
         return grad_x.to(x.dtype), *own, None
 
 
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _statistics(x: Tensor, norm: SyncBatchNorm) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and biased variance (C,) over all processes, and how many values of a channel they are of, ()."""
     channels = x.shape[1]
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
     mean, variance = x.new_zeros((2, channels), dtype=exact)
     count = mean.new_full((1,), x.numel() // channels if channels else 0)
-    if x.numel():  # the second and third argument only say in which type to compute
+    own = norm.exact_statistics and norm.exact_statistics(x.detach())
+    if own:
+        mean, variance = own
+    elif x.numel():  # the second and third argument only say in which type to compute
         mean, variance = torch.batch_norm_update_stats(x.detach(), mean, variance, 0.0)
     table = _of_all_processes(torch.cat((mean, variance, count)))  # (processes, 2 C + 1)
     means, variances, counts = table[:, :channels], table[:, channels:-1], table[:, -1:]

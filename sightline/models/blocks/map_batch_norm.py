@@ -18,7 +18,10 @@ from torch import Tensor, nn
 
 
 class MapBatchNorm(nn.BatchNorm2d):
-    """``BatchNorm2d`` with exact sums, also for channels-last maps on a CPU."""
+    """``BatchNorm2d`` with exact sums, also for channels-last maps on a CPU.
+
+    ``exact_statistics`` and ``exact_gradients`` are for whoever computes over several processes.
+    """
 
     running_mean: Tensor
     running_var: Tensor
@@ -27,8 +30,7 @@ class MapBatchNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        is_inexact = input.device.type == "cpu" and input.dtype == torch.float32
-        if not (self.training and is_inexact and _is_channels_last(input)):
+        if not (self.training and _is_inexact(input)):
             return super().forward(input)
         self._check_input_dim(input)
         out, mean, variance = _ByColumns.apply(input, self.weight, self.bias, self.eps)
@@ -39,9 +41,26 @@ class MapBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
         return cast(Tensor, out)
 
+    @staticmethod
+    def exact_statistics(x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and biased variance (C,) of (B, C, H, W); None where PyTorch's own are exact."""
+        return _statistics(x) if _is_inexact(x) else None
 
-def _is_channels_last(x: Tensor) -> bool:
-    return x.numel() > 0 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    @staticmethod
+    def exact_gradients(
+        x: Tensor, grad: Tensor, mean: Tensor, variance: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor] | None:
+        """Gradients (C,) of weight and bias, where that of the output (B, C, H, W) is ``grad``; None as above."""
+        if not _is_inexact(x):
+            return None
+        of_weight, of_bias = _gradients(x, grad, mean, variance, eps)
+        return of_weight.float(), of_bias.float()
+
+
+def _is_inexact(x: Tensor) -> bool:
+    """Whether PyTorch's own sums are those that are wrong."""
+    is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+    return is_plain and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 class _ByColumns(torch.autograd.Function):
@@ -60,30 +79,14 @@ class _ByColumns(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, mean, variance = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        columns, channels = x.shape[3], x.shape[1]
-        ones, means, variances = torch.ones_like(mean), mean.repeat(columns), variance.repeat(columns)
-        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            _wide(grad),
-            _wide(x),
-            ones.repeat(columns),
-            means,
-            variances,
-            means,
-            variances,
-            False,
-            ctx.eps,
-            (False, True, True),
-        )  # as in evaluation: only the two sums are wanted
-        grad_weight = of_weight.view(columns, channels).double().sum(dim=0)
-        grad_bias = of_bias.view(columns, channels).double().sum(dim=0)
+        grad_weight, grad_bias = _gradients(x, grad, mean, variance, ctx.eps)
         # scale * (grad - of_bias / count - (x - mean) * inverse * of_weight / count), in two passes over the map
-        count = x.numel() // channels
+        count = x.numel() // x.shape[1]
         inverse = (variance.double() + ctx.eps).rsqrt()
         scale = inverse * weight.double()
         slope = -scale * inverse * grad_weight / count
         shift = -scale * grad_bias / count - slope * mean.double()
-        zeros = torch.zeros_like(mean)
+        zeros, ones = torch.zeros_like(mean), torch.ones_like(mean)
         grad_x = F.batch_norm(x, zeros, ones, slope.float(), shift.float(), training=False, eps=0.0)
         grad_x.addcmul_(grad, scale.float()[:, None, None])
         return grad_x, grad_weight.float(), grad_bias.float(), None
@@ -105,3 +108,23 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     mean = means.mean(dim=0)
     variance = (variances + (means - mean).square()).mean(dim=0)
     return mean.float(), variance.float()
+
+
+def _gradients(x: Tensor, grad: Tensor, mean: Tensor, variance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Gradients (C,) float64 of weight and bias for channels-last (B, C, H, W)."""
+    columns, channels = x.shape[3], x.shape[1]
+    ones, means, variances = torch.ones_like(mean).repeat(columns), mean.repeat(columns), variance.repeat(columns)
+    _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+        _wide(grad.contiguous(memory_format=torch.channels_last)),
+        _wide(x),
+        ones,
+        means,
+        variances,
+        means,
+        variances,
+        False,
+        eps,
+        (False, True, True),
+    )  # as in evaluation: only the two sums are wanted
+    of_weight, of_bias = (one.view(columns, channels).double().sum(dim=0) for one in (of_weight, of_bias))
+    return of_weight, of_bias
