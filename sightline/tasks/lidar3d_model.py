@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,9 @@ class FoundBox3D(Found):
     """As in ``ops.boxes3d``: x, y, z, dx, dy, dz, yaw[, vx, vy]; LiDAR frame, metres, radians."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        x, y, z, dx, dy, dz, yaw, *velocity = (round(value, 4) for value in self.box3d)
+        """Plain values for JSON; the yaw between -pi and pi."""
+        x, y, z, dx, dy, dz, _, *velocity = (round(value, 4) for value in self.box3d)
+        yaw = round(math.remainder(self.box3d[6], 2 * math.pi), 4)
         entry = {**super().as_dict(), "center": [x, y, z], "size": [dx, dy, dz], "yaw": yaw}
         return entry | ({"velocity": velocity} if velocity else {})
 
