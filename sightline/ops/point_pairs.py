@@ -53,7 +53,7 @@ def inside_pairs(points: Array, boxes3d: Array, *, side_margin: float = SIDE_MAR
     check_columns("points", points, 3)
     check_columns("boxes3d", boxes3d, 7)
     with np.errstate(over="ignore"):
-        boxes = np.asarray(boxes3d, np.float64 if points.dtype == np.float64 else np.float32)
+        boxes: Array = np.asarray(boxes3d, np.float64 if points.dtype == np.float64 else np.float32)
     boxes_rows = np.flatnonzero(np.isfinite(boxes[:, :7]).all(axis=1) & (boxes[:, 3:6] >= 0).all(axis=1))
     found = [(np.zeros(0, np.intp), np.zeros(0, np.intp))]
     if len(points) and len(boxes_rows):
