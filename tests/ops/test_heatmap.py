@@ -1,4 +1,5 @@
 import math
+import time
 
 import numpy as np
 import pytest
@@ -51,6 +52,14 @@ def test_the_higher_value_counts_and_planes_do_not_meet():
 def test_an_object_without_a_plane_is_not_drawn():
     drawn = draw_gaussians(torch.tensor([-1]), torch.tensor([[1, 1]]), torch.tensor([3]), shape=(2, 3, 4))
     assert drawn.count_nonzero() == 0
+
+
+def test_an_object_far_larger_than_the_map_costs_no_more_than_the_map():
+    # Its square has 4e12 cells; sigma is so large that the map's 12 are all but 1.
+    began = time.perf_counter()
+    drawn = draw_gaussians(torch.tensor([0]), torch.tensor([[1, 1]]), torch.tensor([1_000_000]), shape=(1, 3, 4))
+    torch.testing.assert_close(drawn, torch.ones(1, 3, 4), rtol=1e-6, atol=0)
+    assert time.perf_counter() - began < 5
 
 
 def test_no_objects():
