@@ -48,7 +48,8 @@ def center_targets(
     """Draw the heat maps, and encode the boxes, of a whole batch at once.
 
     A box whose centre is beside of the map belongs to the outermost cell, as in the authors' program. Boxes without
-    length or width are not trained.
+    length, width or height are not trained, nor are those with a number that is not finite, velocities aside: their
+    loss would not be finite either.
 
     Args:
         targets: The true boxes; at least 9 numbers each with ``velocity``.
@@ -68,9 +69,10 @@ def center_targets(
         raise ValueError(f"boxes3d: velocities are wanted, but boxes have {targets.boxes3d.shape[1]} numbers.")
     # A division by a number would be a multiplication by its rounded inverse on some devices.
     size = targets.boxes3d.new_tensor(grid.voxel_size)
-    boxes = ((targets.boxes3d[:, 3:5] > 0).all(dim=1) & (targets.labels >= 0)).nonzero().squeeze(1)
+    is_box = (targets.boxes3d[:, 3:6] > 0).all(dim=1) & targets.boxes3d[:, :7].isfinite().all(dim=1)
+    boxes = (is_box & (targets.labels >= 0)).nonzero().squeeze(1)
     boxes3d, labels = targets.boxes3d[boxes], targets.labels[boxes]
-    counts = torch.tensor(targets.counts, device=boxes.device)
+    counts = torch.tensor(targets.counts, dtype=torch.int64, device=boxes.device)
     samples = torch.repeat_interleave(counts, output_size=len(targets.labels))[boxes]
 
     height, width = grid.map_hw
