@@ -52,7 +52,12 @@ def second() -> SecondRun:
 
 
 def second_world() -> SecondRun:
-    """A small SECOND on the built-in world, within minutes on a laptop."""
+    """A small SECOND on the built-in world, within minutes on a laptop.
+
+    On its 100 validation frames (seed 0) moderate AP in space is 98.1 after 12 epochs with bf16 on one thread, mean of
+    the three classes at KITTI's strict overlaps. A step takes half a second of a server CPU's time, so 900 of them take
+    8 minutes; it was 32 on 2 cores that eight other programs kept busy.
+    """
     base = second()
     return base.but(
         recipe="second-world",
