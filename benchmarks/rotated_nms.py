@@ -34,7 +34,7 @@ def crowded(count: int) -> tuple[Tensor, Tensor]:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks rotated_nms", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks rotated-nms", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

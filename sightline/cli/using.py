@@ -263,12 +263,12 @@ def export(
     checkpoint: Checkpoint = "best",
     opset: Annotated[int | None, typer.Option(help="onnx: version of the operators; default the exporter's")] = None,
     dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="onnx: any number of images at once; without it one")
+        bool, typer.Option("--dynamic-batch", help="onnx, images: any number of them at once; without it one")
     ] = False,
     input: Annotated[
         str | None,
         typer.Option(
-            help="onnx: uint8 (the default), pixels that the graph normalises; or float32, normalised before",
+            help="onnx, images: uint8 (the default), pixels that the graph normalises; or float32, normalised before",
             autocompletion=lambda: ["uint8", "float32"],
         ),
     ] = None,
@@ -288,6 +288,7 @@ def export(
     Examples:
         sightline export runs/small-cnn/1 --out classifier.onnx
         sightline export runs/small-cnn/1 --dynamic-batch --opset 18 --input float32
+        sightline export runs/pointpillars/1 --out pillars.onnx
         sightline export runs/resnet-e18-cifar/1 --format bmxnet --out resnet.params
         sightline export small.safetensors --format bmxnet --layout float
     """

@@ -7,20 +7,32 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
 import sightline
 from sightline.api.configuration import resolve, resolve_file
-from sightline.cli.main import app
 from sightline.config.errors import ConfigError, RunError, UserError
 from sightline.config.override import Change
 from sightline.importers.openpcdet_ledger import UNKNOWN
 from sightline.importers.openpcdet_models import layer_names
 from sightline.importers.openpcdet_recipe import recipe_of
 from sightline.importers.openpcdet_yaml import read_pcdet_config
-from tests.importers.openpcdet_configs import centerpoint, changed, checkpoint, pointpillar, write
+from tests.cli.tool import sightline as tool
+from tests.importers.openpcdet_configs import (
+    centerpoint,
+    centerpoint_on_voxels,
+    centerpoint_with_velocity,
+    changed,
+    checkpoint,
+    pointpillar,
+    write,
+)
 
-CONFIGS = {"pointpillars": pointpillar, "centerpoint-pillar": centerpoint}
+CONFIGS = [
+    ("pointpillars", pointpillar),
+    ("centerpoint-pillar", centerpoint),
+    ("centerpoint-pillar", centerpoint_with_velocity),
+    ("centerpoint-voxel", centerpoint_on_voxels),
+]
 
 
 def network_of(config):
@@ -43,9 +55,9 @@ def place(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_recipe_file_and_weights_come_of_a_configuration_and_a_checkpoint(name, tmp_path):
-    path = write(tmp_path, CONFIGS[name]())
+@pytest.mark.parametrize(("name", "theirs"), CONFIGS)
+def test_a_recipe_file_and_weights_come_of_a_configuration_and_a_checkpoint(name, theirs, tmp_path):
+    path = write(tmp_path, theirs())
     network, layers = network_of(read_pcdet_config(path))
     torch.save(checkpoint(network, layers), tmp_path / "a.pth")
     made = sightline.import_openpcdet(path, ckpt=tmp_path / "a.pth", out=tmp_path / "out" / "ours.yaml")
@@ -113,6 +125,21 @@ def test_every_augmentation_is_taken_over(tmp_path):
     assert (augment.close, augment.close_epochs) == (("paste", "flip_x"), 5)
     told = {note.path.rpartition(".")[2]: note.value for note in made.recipe.notes}
     assert (told["SAMPLE_GROUPS"], told["DISABLE_AUG_LIST"]) == ("Van", "imgaug")
+
+
+def test_a_bare_list_of_augmentations_is_taken_over(tmp_path):
+    steps = [
+        {"NAME": "random_world_scaling", "WORLD_SCALE_RANGE": [0.9, 1.1]},
+        {"NAME": "random_world_rotation", "WORLD_ROT_ANGLE": 0.5},
+        {"NAME": "random_world_translation", "WORLD_TRANSLATION_RANGE": [-0.2, 0.2], "ALONG_AXIS_LIST": ["x"]},
+    ]
+    theirs = changed(pointpillar(), "DATA_CONFIG.DATA_AUGMENTOR", steps)
+    made = sightline.import_openpcdet(write(tmp_path, theirs), out=tmp_path / "ours.yaml")
+    augment = resolve(tmp_path / "ours.yaml")[0].augment
+    assert (augment.scale, augment.rotate, augment.flip_x) == ((0.9, 1.1), (-0.5, 0.5), 0)
+    told = {note.path: note.why for note in made.recipe.notes}
+    assert "the order is fixed here" in told["DATA_CONFIG.DATA_AUGMENTOR"]
+    assert "no counterpart" in told["DATA_CONFIG.DATA_AUGMENTOR[2].WORLD_TRANSLATION_RANGE"]
 
 
 def test_a_change_that_is_disabled_or_unknown_is_told(tmp_path):
@@ -243,7 +270,7 @@ def test_nothing_in_a_checkpoint_is_run(place, is_zip):
     sightline.import_openpcdet(place / "theirs.yaml", ckpt=place / "evil.pth", out=place / "ours.yaml")
     evil["model_state"] = Harmful(place / "harm")
     torch.save(evil, place / "evil.pth", _use_new_zipfile_serialization=is_zip)
-    with pytest.raises(RunError, match="tensors|model_state"):
+    with pytest.raises(RunError, match=r"tensors|model_state"):
         sightline.import_openpcdet(place / "theirs.yaml", ckpt=place / "evil.pth", out=place / "b.yaml")
     (place / "plain.pth").write_bytes(pickle.dumps(Harmful(place / "harm")))
     with pytest.raises(RunError):
@@ -349,15 +376,15 @@ def test_files_that_are_there_stay(place):
         sightline.import_openpcdet(place / "theirs.yaml", out=place / "ours.txt")
 
 
-def test_the_command_writes_what_train_takes_and_ends_with_2_where_it_cannot(place, monkeypatch):
-    monkeypatch.chdir(place)
-    run = CliRunner()
-    done = run.invoke(app, ["import", "openpcdet", "--cfg", "theirs.yaml", "--set", "OPTIMIZATION.NUM_EPOCHS=7"])
-    assert done.exit_code == 0, done.output
+def test_the_command_writes_what_train_takes_and_ends_with_2_where_it_cannot(place):
+    done = tool("import", "openpcdet", "--cfg", "theirs.yaml", "--set", "OPTIMIZATION.NUM_EPOCHS=7", cwd=place)
+    assert done.code == 0, done.err
+    assert "DATA_CONFIG.DATASET" not in done.out
     assert yaml.safe_load((place / "theirs-sightline.yaml").read_text())["epochs"] == 7
-    shown = run.invoke(app, ["train", "theirs-sightline.yaml", "--print-config"])
-    assert shown.exit_code == 0
-    assert "epochs: 7" in shown.output
-    for wrong in (["--cfg", "none.yaml"], ["--cfg", "theirs.yaml", "--set", "NOPE=1"]):
-        with pytest.raises(UserError):
-            run.invoke(app, ["import", "openpcdet", *wrong, "--out", "b.yaml"], catch_exceptions=False)
+    shown = tool("train", "theirs-sightline.yaml", "--print-config", cwd=place)
+    assert shown.code == 0
+    assert "epochs: 7" in shown.out
+    for wrong in (["--cfg", "none.yaml"], ["--cfg", "theirs.yaml", "--set", "NOPE=1"], []):
+        refused = tool("import", "openpcdet", *wrong, "--out", "b.yaml", cwd=place)
+        assert refused.code == 2
+        assert "Traceback" not in refused.err

@@ -1,6 +1,7 @@
 """Imports from OpenPCDet: configurations as its own reader joins them, and networks with its recorded outputs."""
 
 import json
+import re
 from copy import deepcopy
 
 import numpy as np
@@ -14,11 +15,11 @@ from sightline.config.errors import ConfigError
 from sightline.importers.openpcdet_ledger import UNKNOWN
 from sightline.importers.openpcdet_yaml import BASE, read_pcdet_config
 from sightline.ops.point_clouds import PointClouds
-from tests.conftest import oracle
+from tests.conftest import ROOT, oracle
 from tests.parity.openpcdet_clouds import recorded_points
 from tests.parity.openpcdet_weights import recipe, recorded_model
 
-FAMILIES = ["pointpillar"]
+FAMILIES = ["pointpillar", "second"]
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +157,12 @@ def test_every_value_of_a_recorded_configuration_is_taken_or_told(recorded, tmp_
     assert config.schedule.momentum_range == tuple(reversed(optimisation["MOMS"]))
     anchors = theirs["MODEL"]["DENSE_HEAD"]["ANCHOR_GENERATOR_CONFIG"]
     assert [one.matched_iou for one in config.model.head.anchors] == [one["matched_threshold"] for one in anchors]
+
+
+def test_every_option_of_their_programs_is_told(recorded):
+    text = (ROOT / "docs" / "coming-from-openpcdet.md").read_text()
+    for program, tool in (("cli_train", "train.py"), ("cli_test", "test.py")):
+        rows = [row.split(" | ")[0] for row in text.splitlines() if row.startswith("| `--")]
+        told = set(re.findall(r"`(--[a-z_]+)`", "".join(rows)))
+        options = {flag for option in recorded[program] for flag in option["flags"]}
+        assert options <= told, tool

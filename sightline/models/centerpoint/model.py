@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from sightline.models.blocks.bev_backbone import BevBackbone, openpcdet_backbone_names
+from sightline.models.blocks.pillar_graph import PillarGraph
 from sightline.models.blocks.pillars import PillarFeatures, openpcdet_pillar_names
 from sightline.models.blocks.sparse_encoder import SparseEncoder, openpcdet_encoder_names
 from sightline.models.centerpoint.config import CenterPointConfig, CenterPointPillarConfig, CenterPointVoxelConfig
+from sightline.models.centerpoint.graph import CenterPointGraph
 from sightline.models.centerpoint.head import CenterHead
 from sightline.models.centerpoint.predictor import CenterMaps, openpcdet_center_names
 from sightline.ops.boxes3d import BoxTargets3D, Detections3D
@@ -48,8 +50,8 @@ class CenterPoint(nn.Module, abc.ABC):
         )
 
     @abc.abstractmethod
-    def map_of(self, clouds: PointClouds) -> Tensor | FilledCells:
-        """The map (B, C, H, W) of the points."""
+    def map_of(self, clouds: PointClouds) -> FilledCells:
+        """The map (B, C, H, W) of the points, by its filled cells."""
 
     def forward(self, clouds: PointClouds) -> list[CenterMaps]:
         """What each head says of every cell."""
@@ -64,6 +66,10 @@ class CenterPoint(nn.Module, abc.ABC):
     def detect(self, clouds: PointClouds) -> list[Detections3D]:
         """Detections of each sample, best first, LiDAR frame."""
         return self.head.detections(self(clouds))
+
+    def fixed_parts(self) -> list[nn.Module]:
+        """What is computed on maps: the pyramid after its first convolution, and the layers of the head."""
+        return [self.backbone.pyramid, self.head.predictor]
 
 
 class CenterPointPillar(CenterPoint):
@@ -101,6 +107,10 @@ class CenterPointPillar(CenterPoint):
         features = self.pillars(grouped, self.config.max_points_per_pillar)
         return FilledCells(features, grouped.coords, len(clouds.counts), self.grid.shape_zyx[1:])
 
+    def graph(self) -> PillarGraph:
+        """This model as other programs run it, the weights shared."""
+        return CenterPointGraph(self)
+
 
 class CenterPointVoxel(CenterPoint):
     """CenterPoint on voxels.
@@ -127,11 +137,11 @@ class CenterPointVoxel(CenterPoint):
         limit = self.config.max_voxels_training if self.training else self.config.max_voxels
         return group_by_voxel(clouds, self.grid, max_points=self.config.max_points_per_voxel, max_voxels=limit)
 
-    def map_of(self, clouds: PointClouds) -> Tensor:
+    def map_of(self, clouds: PointClouds) -> FilledCells:
         """The map of what the sparse convolutions say."""
         grouped = self.group(clouds)
         sites: SparseTensor = self.encoder(voxel_means(grouped), grouped.coords, len(clouds.counts))
-        return sites.to_bev()
+        return sites.to_columns()
 
 
 def openpcdet_names(config: CenterPointPillarConfig | CenterPointVoxelConfig) -> dict[str, str]:
