@@ -10,8 +10,8 @@ import pytest
 
 from sightline.data.ground_truth_database import GroundTruthDatabase
 from sightline.data.transforms.ground_truth_paste import Candidates, PasteConfig, PasteObjects
-from sightline.data.transforms.points import PointScene, WorldMove, move_world, wrapped
-from sightline.ops.frames import Calibration
+from sightline.data.transforms.points import PointScene, WorldMove, move_world
+from sightline.ops.frames import Calibration, wrapped
 from tests.conftest import oracle
 
 TOLERANCE = {"rtol": 1e-6, "atol": 2e-5}
