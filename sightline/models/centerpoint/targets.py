@@ -70,7 +70,7 @@ def center_targets(
     size = targets.boxes3d.new_tensor(grid.voxel_size)
     boxes = ((targets.boxes3d[:, 3:5] > 0).all(dim=1) & (targets.labels >= 0)).nonzero().squeeze(1)
     boxes3d, labels = targets.boxes3d[boxes], targets.labels[boxes]
-    counts = torch.tensor(targets.counts, device=boxes.device)
+    counts = torch.tensor(targets.counts, dtype=torch.int64, device=boxes.device)
     samples = torch.repeat_interleave(counts, output_size=len(targets.labels))[boxes]
 
     height, width = grid.map_hw
