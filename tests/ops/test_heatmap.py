@@ -1,5 +1,4 @@
 import math
-import time
 
 import numpy as np
 import pytest
@@ -54,12 +53,11 @@ def test_an_object_without_a_plane_is_not_drawn():
     assert drawn.count_nonzero() == 0
 
 
-def test_an_object_far_larger_than_the_map_costs_no_more_than_the_map():
-    # Its square has 4e12 cells; sigma is so large that the map's 12 are all but 1.
-    began = time.perf_counter()
-    drawn = draw_gaussians(torch.tensor([0]), torch.tensor([[1, 1]]), torch.tensor([1_000_000]), shape=(1, 3, 4))
-    torch.testing.assert_close(drawn, torch.ones(1, 3, 4), rtol=1e-6, atol=0)
-    assert time.perf_counter() - began < 5
+def test_a_peak_that_is_wider_than_the_map_takes_no_more_memory_than_the_map():
+    # Its square has (2 * 10^6 + 1)^2 cells; over the 12 that there are it is flat.
+    drawn = draw_gaussians(torch.tensor([1]), torch.tensor([[1, 1]]), torch.tensor([10**6]), shape=(2, 3, 4))
+    assert drawn[0].count_nonzero() == 0
+    torch.testing.assert_close(drawn[1], torch.ones(3, 4))
 
 
 def test_no_objects():
