@@ -103,10 +103,10 @@ def test_detectors_without_fault_on_few_objects():
 
 
 def assert_near(mine, expected, *, skip):
-    """To 1e-3 of the largest, but for the pairs that the original gets wrong: of boxes that are as good as equal."""
+    """To 8e-4 of the largest, as stated, but for the pairs that the original gets wrong: as good as equal boxes."""
     assert skip.sum() <= 1
     expected = np.where(skip, mine, expected)
-    np.testing.assert_allclose(mine, expected, rtol=0, atol=1e-3 * max(1.0, float(np.abs(expected).max())))
+    np.testing.assert_allclose(mine, expected, rtol=0, atol=8e-4 * max(1.0, float(np.abs(expected).max())))
 
 
 def test_overlaps_from_above():
