@@ -36,8 +36,8 @@ class FoundBox3D(Found):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the yaw between -pi and pi."""
-        x, y, z, dx, dy, dz, _, *velocity = (round(value, 4) for value in self.box3d)
-        yaw = round(math.remainder(self.box3d[6], 2 * math.pi), 4)
+        turned = (*self.box3d[:6], math.remainder(self.box3d[6], math.tau), *self.box3d[7:])
+        x, y, z, dx, dy, dz, yaw, *velocity = (round(value, 4) for value in turned)
         entry = {**super().as_dict(), "center": [x, y, z], "size": [dx, dy, dz], "yaw": yaw}
         return entry | ({"velocity": velocity} if velocity else {})
 
@@ -56,6 +56,7 @@ class Lidar3DModel(TrainedModel):
     answers = "detections"
     score_threshold = SHOWN_SCORE
     suffixes = frozenset(POINT_SUFFIXES)
+    unit = "point cloud"
     takes = (
         "point cloud",
         "Give a file of points (.bin as KITTI has them, .npy, .pcd or .ply), a folder, or a pattern in quotes such as "
@@ -97,7 +98,7 @@ class Lidar3DModel(TrainedModel):
         cloud = sample if isinstance(sample, Cloud) else Cloud(sample)
         x0, y0, _, x1, y1, _ = self.point_range
         boxes = ShownBoxes(
-            np.array([one.box3d for one in found], np.float64).reshape(len(found), -1),
+            _boxes_of(found),
             np.array([one.label for one in found], np.int64),
             np.array([one.score for one in found], np.float64),
         )
@@ -115,7 +116,7 @@ class Lidar3DModel(TrainedModel):
             return {}
         prediction = Box3DPrediction(
             0,
-            torch.tensor([one.box3d for one in found]).reshape(len(found), -1),
+            torch.from_numpy(_boxes_of(found).astype(np.float32)),
             torch.tensor([one.score for one in found]),
             torch.tensor([one.label for one in found], dtype=torch.int64),
         )
@@ -206,3 +207,8 @@ class _Undecided:
         turns = torch.zeros_like(boxes3d, dtype=torch.bool)
         turns[:, 6] = self.module.undecided(points, num_points, coords)
         return turns, torch.zeros_like(scores, dtype=torch.bool)
+
+
+def _boxes_of(found: Sequence[FoundBox3D]) -> np.ndarray[Any, Any]:
+    """(N, 7 or 9) float64; of nothing (0, 7)."""
+    return np.array([one.box3d for one in found], np.float64) if found else np.zeros((0, 7))

@@ -45,6 +45,8 @@ class TrainedModel(ABC):
     """Answers below this score are left out where nobody asks for another."""
     suffixes: ClassVar[frozenset[str]]
     """Of the files that it takes, such as ``.jpg``."""
+    unit: ClassVar[str] = "picture"
+    """What one sample is called."""
     takes: ClassVar[tuple[str, str]]
     """What such files are called, and how a source of them is named: to tell a user."""
 

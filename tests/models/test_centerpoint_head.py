@@ -198,3 +198,8 @@ def test_contradictions_of_the_configuration_are_refused():
         CenterHeadConfig(velocity=True, loss=CenterLossConfig(code_weights=(1.0,) * 8))
     with pytest.raises(ValueError, match="center_range"):
         CenterHeadConfig(center_range=(0, 0, 0, -1, 1, 1))
+
+
+def test_a_box_of_a_million_metres_does_not_fill_the_memory():
+    wanted = head_of().targets(truth([(0, 4.5, 0.5, 0, 1e6, 1e6, 2, 0)]))
+    assert wanted.heatmaps[0, 0].max() == wanted.heatmaps[0, 0, 8, 4] == 1

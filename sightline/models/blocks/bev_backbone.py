@@ -137,6 +137,7 @@ class BevBackbone(nn.Module):
     Attributes:
         out_channels: Channels of the joined map.
         stride: Cells of the input along one cell of the joined map.
+        pyramid: Everything after the first convolution, which alone sees how many cells are filled: of fixed shapes.
 
     Reference:
         Lang et al., "PointPillars: Fast Encoders for Object Detection from Point Clouds", CVPR 2019, section 2.2.
@@ -158,6 +159,7 @@ class BevBackbone(nn.Module):
             self.stages.append(nn.Sequential(*stage))
             self.resamplers.append(_resample(channels, up_channels, up, eps, momentum))
             in_channels = channels
+        self.pyramid = _Pyramid(self.stages, self.resamplers)
 
     def forward(self, bev: Tensor | FilledCells) -> Tensor:
         """(B, C, H, W), or its filled cells -> (B, out_channels, H / stride, W / stride).
@@ -168,9 +170,27 @@ class BevBackbone(nn.Module):
 
     def levels(self, bev: Tensor | FilledCells) -> list[Tensor]:
         """As ``forward``, but not joined: one (B, its up_channels, H / stride, W / stride) for each stage."""
+        stage = self.stages[0]
+        assert isinstance(stage, nn.Sequential)
+        levels: list[Tensor] = self.pyramid(stage[0](bev))
+        return levels
+
+
+class _Pyramid(nn.Module):
+    """All of a backbone but its first convolution: a module, so that it can be compiled, without layers of its own."""
+
+    def __init__(self, stages: nn.ModuleList, resamplers: nn.ModuleList) -> None:
+        super().__init__()
+        self.layers = (stages, resamplers)  # in a tuple they are not registered again, under other names
+
+    def forward(self, bev: Tensor) -> list[Tensor]:
+        """What the first convolution gives, (B, C, H, W), to the levels."""
         levels: list[Tensor] = []
-        for stage, resample in zip(self.stages, self.resamplers, strict=True):
-            bev = stage(bev)
+        stages, resamplers = self.layers
+        for stage, resample in zip(stages, resamplers, strict=True):
+            assert isinstance(stage, nn.Sequential)
+            for layer in list(stage)[0 if levels else 1 :]:
+                bev = layer(bev)
             levels.append(resample(bev))
         return levels
 

@@ -67,6 +67,10 @@ class CenterPoint(nn.Module, abc.ABC):
         """Detections of each sample, best first, LiDAR frame."""
         return self.head.detections(self(clouds))
 
+    def fixed_parts(self) -> list[nn.Module]:
+        """What is computed on maps: the pyramid after its first convolution, and the layers of the head."""
+        return [self.backbone.pyramid, self.head.predictor]
+
 
 class CenterPointPillar(CenterPoint):
     """CenterPoint on pillars.

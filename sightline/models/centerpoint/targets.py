@@ -81,7 +81,8 @@ def center_targets(
     places = torch.minimum(places.clamp(min=0), last)  # (P, 2) in cells
     columns_rows = places.long()
     sides = boxes3d[:, 3:5] / size / grid.stride
-    radii = gaussian_radius(sides[:, 1], sides[:, 0], min_overlap=min_overlap).long().clamp(min=min_radius)
+    radii = gaussian_radius(sides[:, 1], sides[:, 0], min_overlap=min_overlap).long()
+    radii = radii.clamp(min=min_radius, max=max(height, width, min_radius))  # nonsense must not fill the memory
     samples_of_all = len(targets.counts)
     planes = samples * num_classes + labels
     heatmaps = draw_gaussians(planes, columns_rows, radii, shape=(samples_of_all * num_classes, height, width))

@@ -83,6 +83,10 @@ class PointPillars(nn.Module):
         """Detections of each sample, best first, LiDAR frame."""
         return self.head.detections(self(clouds))
 
+    def fixed_parts(self) -> list[nn.Module]:
+        """What is computed on maps: the pyramid after its first convolution, and the layers of the head."""
+        return [self.backbone.pyramid, self.head.predictor]
+
     def graph(self) -> PillarGraph:
         """This model as other programs run it, the weights shared."""
         return PointPillarsGraph(self)
