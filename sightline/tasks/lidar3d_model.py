@@ -85,12 +85,12 @@ class Lidar3DModel(TrainedModel):
         return batch_of_cloud(cloud, self.point_range, in_view=self.in_view)
 
     def found(self, prediction: Box3DPrediction, *, score_threshold: float) -> tuple[FoundBox3D, ...]:
-        """Boxes with at least this score, best first."""
+        """Boxes with at least this score, best first; those with a number that is not finite are no boxes."""
         rows = zip(prediction.labels.tolist(), prediction.scores.tolist(), prediction.boxes3d.tolist(), strict=True)
         return tuple(
             FoundBox3D(self.class_names[label], label, score, tuple(box))
             for label, score, box in rows
-            if score >= score_threshold
+            if score >= score_threshold and all(map(math.isfinite, box))
         )
 
     def draw(self, sample: Cloud | np.ndarray[Any, Any], found: Sequence[FoundBox3D]) -> Pixels:
