@@ -72,6 +72,13 @@ class LidarRun(DataRun, abc.ABC):
             raise ValueError("data.one_long_epoch puts all epochs together: give epochs, or data.one_long_epoch=false")
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        """Batches that are all full, and what all runs say."""
+        idle = super().without_effect()
+        if self.data.one_long_epoch:
+            idle["data.drop_last"] = "all batches are full (data.one_long_epoch=true)"
+        return idle
+
     @property
     @abc.abstractmethod
     def point_range(self) -> tuple[float, float, float, float, float, float]:

@@ -263,6 +263,14 @@ def test_a_cosine_is_taken_over_with_its_momentum_and_its_warm_up(tmp_path):
     assert not [note for note in imported.recipe.notes if note.path.endswith(("MOMS", "PCT_START", "WARMUP_ITER"))]
 
 
+def test_a_head_without_directions_is_taken_over(tmp_path):
+    theirs = changed(pointpillar(), "MODEL.DENSE_HEAD.USE_DIRECTION_CLASSIFIER", False)
+    imported = sightline.import_openpcdet(write(tmp_path, theirs), out=tmp_path / "ours.yaml")
+    assert resolve(tmp_path / "ours.yaml")[0].model.head.direction_bins == 0
+    told = {note.path.rpartition(".")[2] for note in imported.recipe.notes if "no direction" in note.why}
+    assert told == {"NUM_DIR_BINS", "DIR_OFFSET", "DIR_LIMIT_OFFSET", "dir_weight"}
+
+
 # Files of strangers.
 
 
