@@ -79,6 +79,7 @@ def _spconv(points: np.ndarray, grid: VoxelGrid, max_points: int) -> Callable[[]
         max_num_points_per_voxel=max_points,
         max_num_voxels=MAX_VOXELS,
     )
+
     def voxels() -> object:
         return [part.numpy() for part in generator.point_to_voxel(tensorview.from_numpy(points))]
 

@@ -92,7 +92,7 @@ def world(
     images = ", ".join(f"{count} {split}" for split, count in written.images.items())
     boxes = ", ".join(f"{count} {name}" for name, count in written.boxes.items())
     if written.format == "kitti":
-        return f"{folder}: {images} frames; {boxes}\nLook at it: sightline check {quote(str(folder))}"
+        return f"{folder}: {images} frames; {boxes}\nTrain on it: sightline train pointpillars-world --data {quote(str(folder))}"
     command = f"sightline train yolov7-tiny-small --data {quote(str(folder))}"
     return f"{folder}: {images} pictures; {boxes}\nTrain on it: {command}"
 

@@ -18,8 +18,9 @@ from sightline.config.printable import printable
 if TYPE_CHECKING:
     from sightline.engine.checkpoint.reader import Checkpoint
     from sightline.engine.checkpoint.release import Release
-    from sightline.recipes.images import ImageRun
-    from sightline.tasks.image_model import ImageModel
+    from sightline.recipes.data_run import DataRun
+    from sightline.tasks.graph import PixelType
+    from sightline.tasks.trained_model import TrainedModel
 
 Layout = Literal["packed", "packed64", "float"]
 WORD_BITS: dict[Layout, Literal[32, 64] | None] = {"packed": 32, "packed64": 64, "float": None}
@@ -65,9 +66,9 @@ def export(
         out: The file, ``*.onnx`` or ``*.params``. Default: one in the current folder, named after the model.
         checkpoint: ``best``, ``latest``, or a step; of a run folder.
         opset: Version of ONNX's operators; the exporter's own when left out.
-        dynamic_batch: Take any number of images at once, and not one.
-        input: ``uint8`` (the default): pixels from 0 to 255, normalised inside; ``float32``: images that are normalised
-            already.
+        dynamic_batch: Of a network on images: take any number of them at once, and not one.
+        input: Of a network on images: ``uint8`` (the default): pixels from 0 to 255, normalised inside; ``float32``:
+            images that are normalised already.
         layout: Of BMXNet's file: ``packed`` (the default) for words of 32 bits, ``packed64``, or ``float``.
         force: Replace a file that is there.
 
@@ -87,17 +88,17 @@ def export(
     place, found = open_model(Path(model), checkpoint)
     path = Path(out if out is not None else f"{_stem(place, found)}{SUFFIXES[format]}").expanduser()
     refuse_taken(path, force=force)
-    config = _image_run(place)
-    image_model = config.trained_model(class_names_of(place))
+    config = _data_run(place)
+    trained = config.trained_model(class_names_of(place))
     if format == "bmxnet":
-        which = _load_latent(image_model, found)
-        content, notes = _params(image_model, cast(Layout, layout or "packed"), str(printable(model)))
+        which = _load_latent(trained, found)
+        content, notes = _params(trained, cast(Layout, layout or "packed"), str(printable(model)))
     else:
         from sightline.api.onnx_file import onnx_content
 
-        which = load_weights(image_model.task, found, count_bits=False)
+        which = load_weights(trained.task, found, count_bits=False)
         content, notes = onnx_content(
-            config, image_model, opset=opset, dynamic_batch=dynamic_batch, normalised=input == "float32"
+            config, trained, opset=opset, dynamic_batch=dynamic_batch, input=cast("PixelType | None", input)
         )
     _write(path, content)
     return Exported(path, len(content), which, tuple(notes))
@@ -122,17 +123,19 @@ def _stem(place: Path | Release, found: Checkpoint | Release) -> str:
     return name_of(place, found) if isinstance(place, Path) and isinstance(found, Checkpoint) else found.path.stem
 
 
-def _image_run(place: Path | Release) -> ImageRun:
-    from sightline.recipes.images import ImageRun
+def _data_run(place: Path | Release) -> DataRun:
+    from sightline.recipes.data_run import DataRun
 
     config = read_config(place)
-    if not isinstance(config, ImageRun):
+    if not isinstance(config, DataRun):
         name = printable(place if isinstance(place, Path) else place.path)
-        raise ConfigError(f"{name}: a run of {title_of(config)} is no network on images, and only these are exported.")
+        raise ConfigError(
+            f"{name}: a run of {title_of(config)} is no network on images or point clouds, and only these are exported."
+        )
     return config
 
 
-def _load_latent(model: ImageModel, found: Checkpoint | Release) -> str:
+def _load_latent(model: TrainedModel, found: Checkpoint | Release) -> str:
     """Weights into the layers that train; those of a packed file as signs times scales."""
     from sightline.engine.checkpoint.release import Release
     from sightline.models.blocks.packed_layers import load_unpacked
@@ -143,7 +146,7 @@ def _load_latent(model: ImageModel, found: Checkpoint | Release) -> str:
     return load_weights(model.task, found)
 
 
-def _params(model: ImageModel, layout: Layout, name: str) -> tuple[bytes, list[str]]:
+def _params(model: TrainedModel, layout: Layout, name: str) -> tuple[bytes, list[str]]:
     """An MXNet file of parameters, and what is in it."""
     from sightline.importers.bmxnet import export_network
     from sightline.importers.mxnet_params import encode_params

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from sightline.api.configuration import PathLike, read_config
 from sightline.api.kitti_tables import kitti_tables
-from sightline.api.output import check_output, naming, write_output
+from sightline.api.output import check_output, check_output_folder, naming, write_output
 from sightline.api.table import Table
 from sightline.config.errors import ConfigError, RunError
 from sightline.config.override import parse_change
@@ -388,14 +388,17 @@ def evaluate(
         changes: ``key=value`` texts, e.g. ``image_size=640``.
         checkpoint: ``best``, ``latest``, or a step; of a run folder.
         save: Write the predictions to this file, in the format of their field: COCO results for boxes, a CSV
-            table for classes.
+            table for classes; of a LiDAR detector to this folder, as text files of KITTI's.
 
     Raises:
         UserError: If something does not fit.
     """
-    check_output(save)
     model, found = open_model(Path(run), checkpoint)
     with Judge(model, changes, data=data, split=split) as judge:
+        if save is not None and judge.config.saves_folder:
+            check_output_folder(Path(save).expanduser())
+        else:
+            check_output(save)
         judged = judge.evaluate(found)
     if save is not None:
         path = Path(save).expanduser()

@@ -80,4 +80,4 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{printable(path)}: cannot be written ({error.strerror}). Name a file that can be.") from error
+        raise RunError(f"{printable(path)}: cannot be written ({error.strerror}). Name another place.") from error

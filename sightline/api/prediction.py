@@ -29,7 +29,7 @@ PREDICTION_KEYS = ("image_size", "device", "threads", "model")
 
 @dataclass(frozen=True)
 class PicturePrediction:
-    """What was found on one picture, or why it could not be read. ``str`` is a line about it."""
+    """What was found on one picture or point cloud, or why it could not be read. ``str`` is a line about it."""
 
     file: str
     frame: int | None
@@ -44,6 +44,8 @@ class PicturePrediction:
     """Where the picture with the answers drawn in is."""
     error: str = ""
     """Why nothing was found."""
+    unit: str = "picture"
+    """What it was found on."""
 
     def __str__(self) -> str:
         """``photos/a.jpg: 2 car, 1 person``."""
@@ -106,20 +108,21 @@ class Predictor:
         _refuse_overwriting(paths, out)
         entries: list[dict[str, Any]] = []
         used: set[Path] = set()
-        key = self.model.answers
+        key, unit = self.model.answers, self.model.unit
         try:
             for path, frame, sample in self._samples(paths):
                 if isinstance(sample, DataError):
                     if len(paths) == 1:
                         raise sample
-                    result = PicturePrediction(str(path), frame, (), "", key, error=_reason(sample, path))
+                    result = PicturePrediction(str(path), frame, (), "", key, error=_reason(sample, path), unit=unit)
                 else:
                     found = self.found_on(sample, score_threshold=score_threshold)
                     target = _unused(out / f"{path.stem if frame is None else f'{path.stem}_{frame:06d}'}.jpg", used)
                     drawn = self._write_picture(target, sample, found) if pictures else None
                     for suffix, text in self.model.other_files(path, sample, found).items():
                         write_output(target.with_suffix(suffix), text)
-                    result = PicturePrediction(str(path), frame, found, self.model.tell(found), key, drawn)
+                    words = self.model.tell(found)
+                    result = PicturePrediction(str(path), frame, found, words, key, drawn, unit=unit)
                 entries.append(result.as_dict())
                 yield result
         finally:

@@ -79,7 +79,7 @@ def _data(config: RunConfig, problem: Problem) -> list[str]:
         shown = ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
         source += f", {counted(len(names), 'class')}: {shown}"
     splits = [
-        f"{printable(name).rsplit('/', 1)[-1]}: {counted(split['num_images'], 'image')}, "
+        f"{printable(name).rsplit('/', 1)[-1]}: {counted(split['num_images'], split.get('unit', 'image'))}, "
         f"{counted(split['num_boxes'], 'box')}"
         for name, split in problem.facts.get("splits", {}).items()
         if {"num_images", "num_boxes"} <= split.keys()

@@ -11,6 +11,7 @@ import typer
 from sightline.cli.arguments import AnyRun, Changes, Checkpoint, DataPath, JsonFile, command, recipe_names
 from sightline.cli.show import show
 from sightline.config.errors import ConfigError, DataError
+from sightline.config.printable import counted
 
 PANEL = "Using a trained model"
 
@@ -54,7 +55,10 @@ def evaluate(
         bool, typer.Option("--watch", help="as --all, then each new checkpoint until the run is finished, or Ctrl-C")
     ] = False,
     save: Annotated[
-        Path | None, typer.Option(help="write the predictions to this file: COCO results, or a CSV table of classes")
+        Path | None,
+        typer.Option(
+            help="write the predictions to this file: COCO results, or a CSV table of classes; of LiDAR to this folder"
+        ),
     ] = None,
     json: JsonFile = None,
 ) -> None:
@@ -68,6 +72,7 @@ def evaluate(
         sightline eval runs/yolov7-tiny-small/1 --watch --json figures.json
         sightline eval detector.safetensors --data other_data
         sightline eval runs/small-cnn/1 --save answers.csv
+        sightline eval runs/pointpillars/1 --save results
 
     --watch leaves the machine to others: it runs at the lowest priority.
     """
@@ -113,7 +118,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="images, folders, patterns or videos; KEY=VALUE changes may follow",
+            help="images, videos, point clouds, folders or patterns; KEY=VALUE changes may follow",
             show_default=False,
         ),
     ],
@@ -128,7 +133,7 @@ def predict(
     checkpoint: Checkpoint = "best",
     pictures: Annotated[bool, typer.Option(help="write pictures with the answers drawn in")] = True,
 ) -> None:
-    """Predict on your own images: boxes, or the classes of whole images, as the model has learnt.
+    """Predict on your own images or point clouds: boxes, or the classes of whole images, as the model has learnt.
 
     Examples:
         sightline predict runs/yolov7-tiny-small/1 photos/
@@ -136,13 +141,14 @@ def predict(
         sightline predict runs/yolov7-tiny-small/1 drive.mp4 image_size=640 --no-pictures
         sightline predict detector.safetensors photos/
         sightline predict runs/small-cnn/1 photos/
+        sightline predict runs/pointpillars/1 kitti/testing/velodyne
     """
     from sightline import api
 
     changes = [text for text in source if re.match(r"[a-z_.]+=", text) and not Path(text).exists()]
     sources = [text for text in source if text not in changes]
     if not sources:
-        raise DataError("predict: no image, folder, pattern or video is given. See: sightline predict --help")
+        raise DataError("predict: no file, folder or pattern is given. See: sightline predict --help")
     folder = out if out is not None else api.free_folder(Path("predictions"))
     results = api.predict(
         run,
@@ -153,12 +159,12 @@ def predict(
         pictures=pictures,
         changes=changes,
     )
-    done, errors = 0, []
+    done, errors, unit = 0, [], "picture"
     for result in results:
         show(str(result))
-        done += 1
+        done, unit = done + 1, result.unit
         errors += [str(result)] if result.error else []
-    show(f"{done} {'picture' if done == 1 else 'pictures'}: {folder / 'predictions.json'}")
+    show(f"{counted(done, unit)}: {folder / 'predictions.json'}")
     if errors:
         more = f" (the first of {len(errors)} is shown)" if len(errors) > 1 else ""
         raise DataError(f"{len(errors)} of {done} could not be read{more}. Repair or leave out {errors[0]}")
@@ -257,12 +263,12 @@ def export(
     checkpoint: Checkpoint = "best",
     opset: Annotated[int | None, typer.Option(help="onnx: version of the operators; default the exporter's")] = None,
     dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="onnx: any number of images at once; without it one")
+        bool, typer.Option("--dynamic-batch", help="onnx, images: any number of them at once; without it one")
     ] = False,
     input: Annotated[
         str | None,
         typer.Option(
-            help="onnx: uint8 (the default), pixels that the graph normalises; or float32, normalised before",
+            help="onnx, images: uint8 (the default), pixels that the graph normalises; or float32, normalised before",
             autocompletion=lambda: ["uint8", "float32"],
         ),
     ] = None,
@@ -282,6 +288,7 @@ def export(
     Examples:
         sightline export runs/small-cnn/1 --out classifier.onnx
         sightline export runs/small-cnn/1 --dynamic-batch --opset 18 --input float32
+        sightline export runs/pointpillars/1 --out pillars.onnx
         sightline export runs/resnet-e18-cifar/1 --format bmxnet --out resnet.params
         sightline export small.safetensors --format bmxnet --layout float
     """

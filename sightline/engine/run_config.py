@@ -80,6 +80,8 @@ class RunConfig(Config):
         "evaluate.loss",
     )  # fmt: skip
     """Keys and groups that change the evaluation of a trained model."""
+    saves_folder: ClassVar[bool] = False
+    """Whether the metric's ``save`` makes a folder of files, not one file."""
     smaller_is_better: ClassVar[tuple[str, ...]] = ()
     """Figures of the evaluation, beside losses, that are better the smaller they are."""
 

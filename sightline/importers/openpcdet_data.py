@@ -100,12 +100,15 @@ def _take_processor(section: Section) -> Voxels:
 def _take_augmentation(section: Section, class_names: list[str]) -> None:
     """Put every change of the list; what the list does not have is switched off."""
     ledger = section.ledger
-    augmentor = section.section("DATA_AUGMENTOR", optional=True)
-    disabled = augmentor.texts("DISABLE_AUG_LIST", [])
-    for key, value in OFF.items():
-        ledger.put(key, value, augmentor.place("AUG_CONFIG_LIST"))
-    order = []
-    for step in augmentor.sections("AUG_CONFIG_LIST", []):
+    if isinstance(section.values.get("DATA_AUGMENTOR"), list):  # the form of early versions
+        augmentor, key, disabled = section, "DATA_AUGMENTOR", []
+    else:
+        augmentor, key = section.section("DATA_AUGMENTOR", optional=True), "AUG_CONFIG_LIST"
+        disabled = augmentor.texts("DISABLE_AUG_LIST", [])
+    for ours, value in OFF.items():
+        ledger.put(ours, value, augmentor.place(key))
+    order: list[str] = []
+    for step in augmentor.sections(key, []):
         name = step.text("NAME")
         if name in disabled:
             ledger.note(step.path, "switched off by DISABLE_AUG_LIST")
@@ -124,7 +127,7 @@ def _take_augmentation(section: Section, class_names: list[str]) -> None:
     known = [name for name in STEPS if name in order]
     if order != known:
         ledger.tell(
-            augmentor.place("AUG_CONFIG_LIST"),
+            augmentor.place(key),
             ", ".join(order),
             f"the order is fixed here: {', '.join(known)}; see docs/deviations.md",
         )
@@ -195,6 +198,11 @@ def _take_range(ours: str, key: str) -> Callable[[Section], None]:
 
 
 def _take_translation(step: Section) -> None:
+    if "NOISE_TRANSLATE_STD" not in step:
+        why = "a shift that is drawn evenly from a range has no counterpart"
+        step.ledger.note(step.path, why)
+        step.ledger.tell(step.place("NAME"), step.values["NAME"], why)
+        return
     step.put("augment.translate_std", "NOISE_TRANSLATE_STD", step.numbers("NOISE_TRANSLATE_STD", count=3))
 
 

@@ -79,6 +79,8 @@ def match_anchors(
     larger one with some box. Of equally large ones the first box counts. Anchors whose largest IoU is below
     ``unmatched_iou`` are background, the others are not trained.
 
+    A box with a number that is not finite has no anchor.
+
     All anchors of a shape lie on a grid, so a box overlaps those of a rectangle of cells, and only these are looked at;
     the IoU is a product of two overlaps along the axes. The result is that of all anchors against all boxes.
 
@@ -93,7 +95,8 @@ def match_anchors(
     """
     boxes, labels = targets.boxes3d.float(), targets.labels
     device = boxes.device
-    box, shape = (labels[:, None] == grid.labels).nonzero().unbind(1)  # (Q,)
+    is_box = boxes[:, :7].isfinite().all(dim=1)
+    box, shape = ((labels[:, None] == grid.labels) & is_box[:, None]).nonzero().unbind(1)  # (Q,)
     if len(box) == 0:
         nothing = torch.zeros(0, dtype=torch.int64, device=device)
         return AnchorMatches(nothing, nothing, nothing)
@@ -112,7 +115,8 @@ def match_anchors(
     box_area = (bounds[:, 2] - bounds[:, 0]) * (bounds[:, 3] - bounds[:, 1])
     iou = overlap / (area + box_area[box] - overlap).clamp(min=1e-6)
 
-    sample = torch.repeat_interleave(torch.tensor(targets.counts, device=device), output_size=len(boxes))
+    counts = torch.tensor(targets.counts, dtype=torch.int64, device=device)
+    sample = torch.repeat_interleave(counts, output_size=len(boxes))
     place = ((sample[box] * len(grid.ys) + row) * len(grid.xs) + column) * len(grid.shapes) + shape
     anchors, slot = torch.unique(place, return_inverse=True)  # (U,) anchors that overlap something, (E,)
     best = iou.new_zeros(len(anchors)).scatter_reduce(0, slot, iou, "amax")

@@ -26,6 +26,8 @@ RECIPES: dict[str, str] = {
     "meliusnet": "sightline.recipes.binary_networks:meliusnet",
     "pointpillars": "sightline.recipes.pointpillars:pointpillars",
     "pointpillars-world": "sightline.recipes.pointpillars:pointpillars_world",
+    "second": "sightline.recipes.second:second",
+    "second-world": "sightline.recipes.second:second_world",
     "centerpoint-pillar": "sightline.recipes.centerpoint:centerpoint_pillar",
     "centerpoint-voxel": "sightline.recipes.centerpoint:centerpoint_voxel",
     "centerpoint-world": "sightline.recipes.centerpoint:centerpoint_world",

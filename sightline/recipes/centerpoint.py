@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 
 from torch import nn
 
+from sightline.config.errors import ConfigError
+from sightline.config.printable import printable
+from sightline.data.lidar_annotations import LidarAnnotations
 from sightline.data.transforms.ground_truth_paste import PasteConfig
 from sightline.data.transforms.point_augment import PointAugmentConfig
 from sightline.engine.evaluation import EvaluateConfig
 from sightline.models.blocks.bev_backbone import BevBackboneConfig
-from sightline.models.centerpoint.config import CenterPointPillarConfig, CenterPointVoxelConfig
+from sightline.models.centerpoint.config import CenterPointConfig, CenterPointPillarConfig, CenterPointVoxelConfig
 from sightline.models.centerpoint.head_config import CenterHeadConfig
 from sightline.models.centerpoint.model import CenterPointPillar, CenterPointVoxel
 from sightline.recipes.lidar3d import LidarRun
 from sightline.recipes.pointpillars import ADAM, ONE_CYCLE
+from sightline.tasks.lidar3d import Lidar3D
 
 
-class CenterPointPillarRun(LidarRun):
-    """A run of CenterPoint on pillars."""
+class CenterPointRun(LidarRun, abc.ABC):
+    """A run of CenterPoint."""
 
-    model: CenterPointPillarConfig = CenterPointPillarConfig()
+    model: CenterPointConfig
 
     @property
     def point_range(self) -> tuple[float, float, float, float, float, float]:
         """That of the model."""
         return self.model.point_range
+
+    def build_task(self, val: LidarAnnotations) -> Lidar3D:
+        """The detector with the truth; refuses velocities that the data have not."""
+        numbers = val.boxes3d.shape[1]
+        if self.model.head.velocity and numbers < 9:
+            raise ConfigError(
+                f"model.head.velocity=true, but boxes of {printable(str(val.source))} have {numbers} numbers and no "
+                "velocity. Leave it out, or take data with velocities."
+            )
+        return super().build_task(val)
+
+
+class CenterPointPillarRun(CenterPointRun):
+    """A run of CenterPoint on pillars."""
+
+    model: CenterPointPillarConfig = CenterPointPillarConfig()
 
     def build_detector(self, class_names: Sequence[str]) -> nn.Module:
         """CenterPoint with fresh weights."""
         return CenterPointPillar(self.model, class_names)
 
 
-class CenterPointVoxelRun(LidarRun):
+class CenterPointVoxelRun(CenterPointRun):
     """A run of CenterPoint on voxels."""
 
     model: CenterPointVoxelConfig = CenterPointVoxelConfig()
-
-    @property
-    def point_range(self) -> tuple[float, float, float, float, float, float]:
-        """That of the model."""
-        return self.model.point_range
 
     def build_detector(self, class_names: Sequence[str]) -> nn.Module:
         """CenterPoint with fresh weights."""
@@ -88,7 +104,8 @@ def centerpoint_world() -> CenterPointPillarRun:
     base = centerpoint_pillar()
     return base.but(
         recipe="centerpoint-world",
-        epochs=20,
+        epochs=18,
+        batch_size=2,
         precision="auto",
         augment=PointAugmentConfig(paste=PasteConfig(counts=(10, 10, 10)), close_epochs=4),
         evaluate=EvaluateConfig(every_epochs=5),

@@ -20,6 +20,7 @@ from sightline.data.lidar_annotations import LidarAnnotations, lidar_content_key
 from sightline.data.lidar_source import LidarEvalSource, LidarTrainSource
 from sightline.data.loader import BatchLoader
 from sightline.data.transforms.point_augment import PointAugmentConfig
+from sightline.data.whole_clouds import WholeClouds
 from sightline.data.world.config import EmbeddedLidarConfig
 from sightline.data.world.embedded import embedded_lidar_world
 from sightline.engine.distributed.processes import WHOLE, Share
@@ -58,6 +59,7 @@ class LidarRun(DataRun, abc.ABC):
     evaluation_keys: ClassVar[tuple[str, ...]] = (*RunConfig.evaluation_keys, "eval_batch_size", "data", "model")
     headline: ClassVar[tuple[str, ...]] = ("3d_moderate_R40", "bev_moderate_R40", "recall/0.5")
     kept_for_world: ClassVar[tuple[str, ...]] = ("format",)
+    saves_folder: ClassVar[bool] = True
 
     data: LidarDataConfig = LidarDataConfig()
     augment: PointAugmentConfig = PointAugmentConfig()
@@ -69,6 +71,13 @@ class LidarRun(DataRun, abc.ABC):
         if self.data.one_long_epoch and self.epochs is None:
             raise ValueError("data.one_long_epoch puts all epochs together: give epochs, or data.one_long_epoch=false")
         return self
+
+    def without_effect(self) -> dict[str, str]:
+        """Batches that are all full, and what all runs say."""
+        idle = super().without_effect()
+        if self.data.one_long_epoch:
+            idle["data.drop_last"] = "all batches are full (data.one_long_epoch=true)"
+        return idle
 
     @property
     @abc.abstractmethod
@@ -148,6 +157,13 @@ class LidarRun(DataRun, abc.ABC):
                 f"{', '.join(annotations.class_names)}."
             )
         return annotations
+
+    def open(self, *, training: bool = True, share: Share = WHOLE) -> Problem:
+        """As that of all runs; the clouds of a data set of the user's are looked into, once."""
+        source = self.open_data()
+        return self.open_source(
+            source if self.data.path is None else WholeClouds(source), training=training, share=share
+        )
 
     def open_source(self, source: SplitSource[Any], *, training: bool = True, share: Share = WHOLE) -> Problem:
         """As that of all runs; says what there is nothing of to be pasted."""

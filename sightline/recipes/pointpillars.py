@@ -40,8 +40,8 @@ class PointPillarsRun(LidarRun):
 def pointpillars() -> PointPillarsRun:
     """PointPillars as OpenPCDet trains it on KITTI: 80 epochs, Adam in one cycle, objects pasted from other scenes.
 
-    KITTI itself is not at hand here, so its published AP (77.3 for moderate cars in space, R11, on 3,769 frames) is not
-    reproduced; outputs, losses, gradients and steps are held to recordings of the original instead.
+    KITTI itself is not at hand here, so no published AP is reproduced; outputs, losses, gradients and steps are held to
+    recordings of the original instead.
     """
     return PointPillarsRun(
         recipe="pointpillars",

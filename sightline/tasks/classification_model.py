@@ -11,7 +11,8 @@ from sightline.data.sample import ClassBatch, ClassPrediction
 from sightline.data.single_image import class_batch_of_one
 from sightline.tasks.classification import Classification
 from sightline.tasks.drawing import GREY, Pixels, captioned
-from sightline.tasks.image_model import Graph, ImageModel
+from sightline.tasks.graph import Graph, GraphOutput, PixelType
+from sightline.tasks.image_model import ImageModel, image_graph
 from sightline.tasks.trained_model import Found
 
 MOST_SHOWN = 5
@@ -59,23 +60,24 @@ class ClassificationModel(ImageModel):
         """``car 0.93, truck 0.04``."""
         return ", ".join(f"{printable(one.class_name)} {one.score:.2f}" for one in found)
 
-    def graph(self, *, normalised: bool) -> Graph:
+    def graph(self, *, dynamic_batch: bool = False, input: PixelType | None = None) -> Graph:
         """Images to logits."""
         task = self.classifier
+        normalised = input == "float32"
         colours = "grey" if self.grey else "RGB"
         mean = (task.offset / 255).flatten().tolist()
         std = (1 / (255 * task.scale)).flatten().tolist()
         rounded = {"mean": [round(value, 6) for value in mean], "std": [round(value, 6) for value in std]}
         float_input = f"float32 {colours}, (image / 255 - mean) / std with mean {rounded['mean']}, std {rounded['std']}"
-        return Graph(
-            module=task.network if normalised else _Logits(task),
+        return image_graph(
+            task.network if normalised else _Logits(task),
             channels=1 if self.grey else 3,
             image_size=self.image_size,
-            input_meaning=float_input if normalised else f"uint8 {colours}, 0 to 255; normalised inside",
-            output="logits",
-            output_meaning=f"(B, {len(self.class_names)}), before the softmax",
+            meaning=float_input if normalised else f"uint8 {colours}, 0 to 255; normalised inside",
+            output=GraphOutput("logits", f"(B, {len(self.class_names)}), before the softmax"),
             facts={"crop_ratio": self.crop_ratio, **rounded},
             prepared=task.normalised if normalised else lambda images: images,
+            dynamic_batch=dynamic_batch,
         )
 
 

@@ -15,7 +15,8 @@ from sightline.data.sample import BoxPrediction, ImageBatch
 from sightline.data.single_image import batch_of_one
 from sightline.tasks.detection2d import SHOWN_SCORE, Detection2D
 from sightline.tasks.drawing import Pixels, draw_boxes
-from sightline.tasks.image_model import Graph, ImageModel
+from sightline.tasks.graph import Graph, GraphOutput, PixelType
+from sightline.tasks.image_model import ImageModel, image_graph
 from sightline.tasks.trained_model import Found
 
 
@@ -76,7 +77,7 @@ class Detection2DModel(ImageModel):
         scores = np.array([one.score for one in found], dtype=np.float32)
         return draw_boxes(sample, boxes, labels, self.class_names, scores=scores)
 
-    def graph(self, *, normalised: bool) -> Graph:
+    def graph(self, *, dynamic_batch: bool = False, input: PixelType | None = None) -> Graph:
         """Square images to the boxes of all anchors, before non-maximum suppression.
 
         Raises:
@@ -85,19 +86,20 @@ class Detection2DModel(ImageModel):
         task = cast(Detection2D, self.task)
         if getattr(task.detector, "decoded", None) is None:
             raise ConfigError(f"{type(task.detector).__name__}: this detector cannot be exported yet; YOLOv7 can.")
-        columns = 5 + len(self.class_names)
-        return Graph(
-            module=_Decoded(task, normalised=normalised),
+        columns, normalised = 5 + len(self.class_names), input == "float32"
+        return image_graph(
+            _Decoded(task, normalised=normalised),
             channels=3,
             image_size=self.image_size,
-            input_meaning="float32 RGB, 0 to 1" if normalised else "uint8 RGB, 0 to 255; divided by 255 inside",
-            output="boxes",
-            output_meaning=(
+            meaning="float32 RGB, 0 to 1" if normalised else "uint8 RGB, 0 to 255; divided by 255 inside",
+            output=GraphOutput(
+                "boxes",
                 f"(B, N, {columns}), centre x, y, width, height in pixels of the input, objectness and the probability "
-                "of each class; scores are objectness times probability; before non-maximum suppression"
+                "of each class; scores are objectness times probability; before non-maximum suppression",
             ),
             facts={},
             prepared=task.as_input if normalised else lambda images: images,
+            dynamic_batch=dynamic_batch,
         )
 
 

@@ -4,40 +4,23 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from sightline.config.errors import ConfigError, DataError
+from sightline.config.errors import DataError
 from sightline.config.printable import printable
 from sightline.data.decode import decode_image
 from sightline.data.image_header import IMAGE_SUFFIXES
 from sightline.tasks.drawing import Pixels
+from sightline.tasks.graph import BATCH, Graph, GraphInput, GraphOutput
 from sightline.tasks.trained_model import TrainedModel
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A trained model as other programs run it: one tensor of images in, one tensor out."""
-
-    module: nn.Module
-    """(B, ``channels``, ``image_size``, ``image_size``) to the output."""
-    channels: int
-    image_size: int
-    input_meaning: str
-    output: str
-    """What the output is called."""
-    output_meaning: str
-    facts: Mapping[str, Any]
-    """What whoever prepares images has to know, as plain values."""
-    prepared: Callable[[Tensor], Tensor]
-    """(B, C, H, W) uint8 as the module takes images."""
 
 
 class ImageModel(TrainedModel):
@@ -69,13 +52,39 @@ class ImageModel(TrainedModel):
     def batch_of(self, sample: Pixels) -> Any:
         """One picture, (H, W, 3) uint8 RGB of any size, as a batch that the task predicts on."""
 
-    def graph(self, *, normalised: bool) -> Graph:
-        """The model as other programs run it, its weights shared; after ``prepare``.
 
-        Args:
-            normalised: Whether the images come as floats that are normalised already, or as uint8.
+def image_graph(
+    module: nn.Module,
+    *,
+    channels: int,
+    image_size: int,
+    meaning: str,
+    output: GraphOutput,
+    facts: Mapping[str, Any],
+    prepared: Callable[[Tensor], Tensor],
+    dynamic_batch: bool,
+) -> Graph:
+    """A graph of square images, tried on a black one, a white one, and noise.
 
-        Raises:
-            ConfigError: If there is none.
-        """
-        raise ConfigError(f"{type(self.task).__name__}: has no graph that can be exported.")
+    Args:
+        module: (B, ``channels``, ``image_size``, ``image_size``) to the output.
+        channels: Of the images.
+        image_size: Their side, pixels.
+        meaning: Of the images.
+        output: What comes out.
+        facts: As in ``Graph``, beside the size.
+        prepared: (B, C, H, W) uint8 as the module takes images.
+        dynamic_batch: Whether the number of images is open; otherwise it is one.
+    """
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, channels, image_size, image_size), dtype=torch.uint8, generator=random)
+    images[0], images[1] = 0, 255
+    images = prepared(images)
+    batches = (images[1:], images[:1]) if dynamic_batch else torch.split(images, 1)
+    return Graph(
+        module=module,
+        inputs=(GraphInput("images", (BATCH if dynamic_batch else 1, channels, image_size, image_size), meaning),),
+        outputs=(output,),
+        facts={"image_size": image_size, **facts},
+        examples=[(batch,) for batch in batches],
+    )

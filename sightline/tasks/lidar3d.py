@@ -33,6 +33,9 @@ class LidarDetector(Protocol):
     def detect(self, clouds: PointClouds) -> list[Detections3D]:
         """Point clouds -> detections in each, LiDAR frame, best first."""
 
+    def fixed_parts(self) -> list[nn.Module]:
+        """The parts whose shapes are the same for all clouds: what is worth compiling."""
+
 
 class Lidar3D(Task):
     """Boxes in space: a detector, KITTI's AP on the validation frames, pictures from above and from the camera.
@@ -81,6 +84,10 @@ class Lidar3D(Task):
     def weigh_parts(self, parts: int) -> PartWeights:
         """Means over boxes count by the boxes of each part."""
         return PartWeights(parts)
+
+    def modules_to_compile(self) -> list[nn.Module]:
+        """The layers on maps; points, pillars and boxes are as many as there are, so these parts are left alone."""
+        return cast(LidarDetector, self.detector).fixed_parts()
 
     def draw(self, batch: PointBatch, predictions: Sequence[Box3DPrediction] | None) -> list[Picture]:
         """Each cloud from above with its true boxes; with predictions also these, below the camera's picture."""

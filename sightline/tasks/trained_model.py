@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 
 import torch
 
+from sightline.config.errors import ConfigError
 from sightline.config.printable import printable
 from sightline.engine.task import Task
 from sightline.tasks.drawing import Pixels
+from sightline.tasks.graph import Graph, PixelType
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class TrainedModel(ABC):
     """Answers below this score are left out where nobody asks for another."""
     suffixes: ClassVar[frozenset[str]]
     """Of the files that it takes, such as ``.jpg``."""
+    unit: ClassVar[str] = "picture"
+    """What one sample is called."""
     takes: ClassVar[tuple[str, str]]
     """What such files are called, and how a source of them is named: to tell a user."""
 
@@ -83,3 +87,16 @@ class TrainedModel(ABC):
     def other_files(self, path: Path, sample: Any, found: Sequence[Any]) -> Mapping[str, str]:
         """Texts that are written beside the picture, by suffix: the answers in formats of the field."""
         return {}
+
+    def graph(self, *, dynamic_batch: bool = False, input: PixelType | None = None) -> Graph:
+        """The model as other programs run it, its weights shared; after ``prepare``.
+
+        Args:
+            dynamic_batch: Of a network on images: any number of them at once, and not one.
+            input: Of a network on images: ``uint8`` (the default), pixels that it normalises; ``float32``, images that
+                are normalised already.
+
+        Raises:
+            ConfigError: If there is none, or none that is so.
+        """
+        raise ConfigError(f"{type(self.task).__name__}: has no graph that can be exported.")

@@ -16,7 +16,7 @@ from sightline import api
 from sightline.api import onnx_file
 from sightline.config.errors import ConfigError, RunError
 from sightline.models.blocks.binary_layers import QuantisedActivation, QuantisedConv2d
-from sightline.tasks.image_model import Graph
+from sightline.tasks.graph import Graph, GraphInput, GraphOutput
 from tests.api.binary_runs import CLASS_NAMES, train, write_squares
 from tests.api.test_packing import pixels
 from tests.api.test_python_face import RUN
@@ -105,9 +105,11 @@ def test_the_file_says_what_goes_in_and_names_the_classes_and_nothing_of_the_mac
 def test_both_zeros_are_plus_one(method):
     module = nn.Sequential(QuantisedActivation(method), QuantisedConv2d(1, 3, 3, padding=1, offset=False))
     module[1].weight.data.copy_(torch.tensor([1.0, -1.0, 1.0]).reshape(3, 1, 1, 1).expand(3, 1, 3, 3))
-    graph = Graph(module, 1, 4, "", "sums", "", {}, prepared=lambda images: images.float() - images.float())
-    program = onnx_file._converted(graph, opset=None, dynamic_batch=False)
     images = torch.tensor([0.0, -0.0, 1e-30, -1e-30] * 4).reshape(1, 1, 4, 4)
+    graph = Graph(
+        module, (GraphInput("images", (1, 1, 4, 4), ""),), (GraphOutput("sums", ""),), {}, [(torch.zeros(1, 1, 4, 4),)]
+    )
+    program = onnx_file._converted(graph, opset=None)
     (sums,) = session(program.SerializeToString()).run(["sums"], {"images": images.numpy()})
     np.testing.assert_array_equal(sums, module(images).detach().numpy())
     # under the kernel at row 1, column 1: three rows of +1 (0), +1 (-0), +1
@@ -131,7 +133,7 @@ def test_a_detector_gives_all_boxes_before_suppression(workplace, tmp_path, opti
 @needs_onnx
 def test_a_file_that_computes_something_else_is_not_written(place, tmp_path, monkeypatch):
     computed = onnx_file._computed
-    monkeypatch.setattr(onnx_file, "_computed", lambda *given: [one + 1 for one in computed(*given)])
+    monkeypatch.setattr(onnx_file, "_computed", lambda *given: [(one + 1,) for (one,) in computed(*given)])
     with pytest.raises(RunError, match=r"at most 1 from PyTorch.*is allowed"):
         api.export(place / "full/run", out=tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []

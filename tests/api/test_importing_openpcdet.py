@@ -17,9 +17,22 @@ from sightline.importers.openpcdet_models import layer_names
 from sightline.importers.openpcdet_recipe import recipe_of
 from sightline.importers.openpcdet_yaml import read_pcdet_config
 from tests.cli.tool import sightline as tool
-from tests.importers.openpcdet_configs import centerpoint, changed, checkpoint, pointpillar, write
+from tests.importers.openpcdet_configs import (
+    centerpoint,
+    centerpoint_on_voxels,
+    centerpoint_with_velocity,
+    changed,
+    checkpoint,
+    pointpillar,
+    write,
+)
 
-CONFIGS = {"pointpillars": pointpillar, "centerpoint-pillar": centerpoint}
+CONFIGS = [
+    ("pointpillars", pointpillar),
+    ("centerpoint-pillar", centerpoint),
+    ("centerpoint-pillar", centerpoint_with_velocity),
+    ("centerpoint-voxel", centerpoint_on_voxels),
+]
 
 
 def network_of(config):
@@ -42,9 +55,9 @@ def place(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_recipe_file_and_weights_come_of_a_configuration_and_a_checkpoint(name, tmp_path):
-    path = write(tmp_path, CONFIGS[name]())
+@pytest.mark.parametrize(("name", "theirs"), CONFIGS)
+def test_a_recipe_file_and_weights_come_of_a_configuration_and_a_checkpoint(name, theirs, tmp_path):
+    path = write(tmp_path, theirs())
     network, layers = network_of(read_pcdet_config(path))
     torch.save(checkpoint(network, layers), tmp_path / "a.pth")
     made = sightline.import_openpcdet(path, ckpt=tmp_path / "a.pth", out=tmp_path / "out" / "ours.yaml")
@@ -112,6 +125,21 @@ def test_every_augmentation_is_taken_over(tmp_path):
     assert (augment.close, augment.close_epochs) == (("paste", "flip_x"), 5)
     told = {note.path.rpartition(".")[2]: note.value for note in made.recipe.notes}
     assert (told["SAMPLE_GROUPS"], told["DISABLE_AUG_LIST"]) == ("Van", "imgaug")
+
+
+def test_a_bare_list_of_augmentations_is_taken_over(tmp_path):
+    steps = [
+        {"NAME": "random_world_scaling", "WORLD_SCALE_RANGE": [0.9, 1.1]},
+        {"NAME": "random_world_rotation", "WORLD_ROT_ANGLE": 0.5},
+        {"NAME": "random_world_translation", "WORLD_TRANSLATION_RANGE": [-0.2, 0.2], "ALONG_AXIS_LIST": ["x"]},
+    ]
+    theirs = changed(pointpillar(), "DATA_CONFIG.DATA_AUGMENTOR", steps)
+    made = sightline.import_openpcdet(write(tmp_path, theirs), out=tmp_path / "ours.yaml")
+    augment = resolve(tmp_path / "ours.yaml")[0].augment
+    assert (augment.scale, augment.rotate, augment.flip_x) == ((0.9, 1.1), (-0.5, 0.5), 0)
+    told = {note.path: note.why for note in made.recipe.notes}
+    assert "the order is fixed here" in told["DATA_CONFIG.DATA_AUGMENTOR"]
+    assert "no counterpart" in told["DATA_CONFIG.DATA_AUGMENTOR[2].WORLD_TRANSLATION_RANGE"]
 
 
 def test_a_change_that_is_disabled_or_unknown_is_told(tmp_path):
@@ -209,7 +237,7 @@ def test_other_center_heads_are_refused(tmp_path, path, value, told):
     [
         ("adam", {"DECAY_STEP_LIST": [35, 45], "LR_DECAY": 0.1, "LR_CLIP": 3e-7}, "milestones", (35, 45)),
         ("sgd", {"DECAY_STEP_LIST": [35, 45], "LR_DECAY": 0.1, "LR_CLIP": 3e-7}, "minimum", 1e-4),
-        ("adam_cosineanneal", {"WARMUP_ITER": 25}, "kind", "cosine"),
+        ("adam_cosineanneal", {"WARMUP_ITER": 0}, "kind", "cosine"),
     ],
 )
 def test_other_optimizers_are_taken_over(tmp_path, kind, more, key, value):
@@ -219,6 +247,28 @@ def test_other_optimizers_are_taken_over(tmp_path, kind, more, key, value):
     config = resolve(tmp_path / "ours.yaml")[0]
     got = getattr(config.schedule, key)
     assert got == (pytest.approx(value) if isinstance(value, float) else value)
+
+
+def test_a_cosine_is_taken_over_with_its_momentum_and_its_warm_up(tmp_path):
+    theirs = pointpillar()
+    theirs["OPTIMIZATION"] |= {
+        "OPTIMIZER": "adam_cosineanneal", "WARMUP_ITER": 25, "MOMS": [0.9, 0.8], "PCT_START": 0.3
+    }  # fmt: skip
+    imported = sightline.import_openpcdet(write(tmp_path, theirs), out=tmp_path / "ours.yaml")
+    schedule = resolve(tmp_path / "ours.yaml")[0].schedule
+    assert (schedule.kind, schedule.interval, schedule.final) == ("cosine", "epoch", 1e-3)
+    assert (schedule.momentum_range, schedule.rise) == ((0.8, 0.9), 0.3)
+    warmup = schedule.warmup
+    assert (warmup.iterations, warmup.start_factor, warmup.leads_to) == (25, pytest.approx(1 / 3), "lr")
+    assert not [note for note in imported.recipe.notes if note.path.endswith(("MOMS", "PCT_START", "WARMUP_ITER"))]
+
+
+def test_a_head_without_directions_is_taken_over(tmp_path):
+    theirs = changed(pointpillar(), "MODEL.DENSE_HEAD.USE_DIRECTION_CLASSIFIER", False)
+    imported = sightline.import_openpcdet(write(tmp_path, theirs), out=tmp_path / "ours.yaml")
+    assert resolve(tmp_path / "ours.yaml")[0].model.head.direction_bins == 0
+    told = {note.path.rpartition(".")[2] for note in imported.recipe.notes if "no direction" in note.why}
+    assert told == {"NUM_DIR_BINS", "DIR_OFFSET", "DIR_LIMIT_OFFSET", "dir_weight"}
 
 
 # Files of strangers.

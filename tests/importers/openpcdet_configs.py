@@ -134,6 +134,29 @@ def centerpoint():
     return whole({"NAME": "CenterPoint", **PILLARS, "DENSE_HEAD": CENTER_HEAD})
 
 
+def centerpoint_with_velocity():
+    """Two heads, velocities, as configurations for nuScenes have them."""
+    config = centerpoint()
+    config["CLASS_NAMES"] = ["Car", "Pedestrian", "Cyclist"]
+    head = config["MODEL"]["DENSE_HEAD"]
+    head["CLASS_NAMES_EACH_HEAD"] = [["Cyclist", "Car"], ["Pedestrian"]]
+    head["SEPARATE_HEAD_CFG"]["HEAD_ORDER"].append("vel")
+    head["SEPARATE_HEAD_CFG"]["HEAD_DICT"]["vel"] = {"out_channels": 2, "num_conv": 2}
+    head["LOSS_CONFIG"]["LOSS_WEIGHTS"]["code_weights"] = [1.0] * 8 + [0.2] * 2
+    return config
+
+
+def centerpoint_on_voxels():
+    """Sparse convolutions of the one size that they have there."""
+    config = centerpoint()
+    model = config["MODEL"]
+    model["VFE"], model["BACKBONE_3D"] = {"NAME": "MeanVFE"}, {"NAME": "VoxelBackBone8x"}
+    model["MAP_TO_BEV"] = {"NAME": "HeightCompression", "NUM_BEV_FEATURES": 256}
+    model["DENSE_HEAD"]["TARGET_ASSIGNER_CONFIG"]["FEATURE_MAP_STRIDE"] = 16
+    config["DATA_CONFIG"]["DATA_PROCESSOR"][2]["VOXEL_SIZE"] = [0.1, 0.1, 0.1]
+    return config
+
+
 def changed(config, path, value):
     """The configuration with another value at a dotted path; numbers are places in lists."""
     *groups, last = (int(part) if part.isdecimal() else part for part in path.split("."))

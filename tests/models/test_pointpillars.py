@@ -8,12 +8,14 @@ from sightline.config.errors import ConfigError
 from sightline.models.blocks.anchor_config import AnchorConfig, AnchorHead3DConfig
 from sightline.models.blocks.bev_backbone import BevBackboneConfig
 from sightline.models.pointpillars.config import PointPillarsConfig
-from sightline.models.pointpillars.model import PointPillars, PointPillarsGraph, openpcdet_names
+from sightline.models.pointpillars.model import PointPillars, openpcdet_names
 from sightline.ops.boxes3d import BoxTargets3D
 from sightline.ops.point_clouds import PointClouds
-from sightline.ops.voxelize import pad_voxels
 
 CLASSES = ("Car", "Pedestrian")
+
+
+COARSER = BevBackboneConfig(layers=(1,), strides=(4,), channels=(8,), up_strides=(0.333,), up_channels=(8,))
 
 
 def small(**changes):
@@ -91,15 +93,33 @@ def test_a_box_is_learnt_and_found():
     assert best.scores.tolist() == sorted(best.scores.tolist(), reverse=True)
 
 
-def test_the_exported_graph_is_the_same_function_and_takes_unused_places():
+def test_the_exported_graph_gives_all_boxes_and_takes_unused_places():
     net = model().eval()
     clouds, _ = batch(counts=(300,))
-    voxels = pad_voxels(net.group(clouds), net.config.max_points_per_pillar)
-    wanted = net(clouds)
-    places = [torch.cat((one, one.new_zeros(5, *one.shape[1:]))) for one in voxels]
-    got = PointPillarsGraph(net)(places[0], places[2], places[1])
-    for mine, theirs in zip(got, wanted, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    predictions = net(clouds)
+    graph = net.graph()
+    places = [torch.cat((one, one.new_zeros(5, *one.shape[1:]))) for one in graph.inputs(clouds.points)]
+    boxes3d, scores = graph(*places)
+    torch.testing.assert_close(boxes3d, net.head.decode(predictions, 0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scores, predictions.logits[0].sigmoid(), rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("gap", "yaw", "turns"), [(0, 0.1, True), (1e-5, 0.1, True), (0.1, 0.1, False), (0.1, 0, True)]
+)
+def test_a_box_may_turn_by_a_rounding_where_directions_are_alike_or_the_yaw_is_at_the_border(gap, yaw, turns):
+    net = model(small(head=AnchorHead3DConfig(direction_offset=0.0)))
+    predictor = net.head.predictor
+    for layer in (predictor.boxes, predictor.directions):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    predictor.directions.bias[1::2] = gap  # of two directions the second one
+    predictor.boxes.bias[6::7] = yaw  # anchors stand at 0 and 1.57, bins begin at 0 and pi
+    graph = net.graph()
+    is_along = net.head.grid.boxes()[:, 6] == 0
+    undecided = graph.undecided(*graph.inputs(batch(counts=(50,))[0].points))
+    assert undecided[is_along].all() if turns else not undecided.any()
 
 
 def test_every_tensor_has_the_name_of_the_original():
@@ -133,6 +153,8 @@ def test_anchors_without_names_go_by_the_order_of_the_classes():
         ({"pillar_size": (0.3, 0.4)}, "not a whole number"),
         ({"point_range": (0, -6.4, -3, 12.4, 6.4, 1)}, "multiple of 4"),
         ({"pillar_channels": (7, 8)}, "pillar_channels"),
+        ({"pillar_size": (0.4, 0.3997)}, "y from -6.4 to 6.4 m is not a whole number of pillars of 0.3997 m"),
+        ({"backbone": COARSER}, "32 pillars along x, but all strides together need a multiple of 12"),
         ({"point_range": (0, -6.4, 3, 12.8, 6.4, 1)}, "point_range"),
     ],
 )

@@ -19,7 +19,7 @@ from tests.conftest import ROOT, oracle
 from tests.parity.openpcdet_clouds import recorded_points
 from tests.parity.openpcdet_weights import recipe, recorded_model
 
-FAMILIES = ["pointpillar"]
+FAMILIES = ["pointpillar", "second"]
 
 
 @pytest.fixture(scope="module")

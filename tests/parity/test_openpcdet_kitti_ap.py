@@ -107,11 +107,11 @@ def test_detectors_without_fault_on_few_objects():
 
 
 def assert_near(mine, expected, a, b):
-    """To 1e-3 of the largest, but for the pairs that the original gets wrong: of boxes that are as good as equal."""
+    """To 8e-4 of the largest, as stated, but for the pairs that the original gets wrong: as good as equal boxes."""
     is_equal = np.abs(a[:, None] - b).max(axis=2) < 1e-4
     assert not is_equal.all()
     expected = np.where(is_equal, mine, expected)
-    np.testing.assert_allclose(mine, expected, rtol=0, atol=1e-3 * max(1.0, float(np.abs(expected).max())))
+    np.testing.assert_allclose(mine, expected, rtol=0, atol=8e-4 * max(1.0, float(np.abs(expected).max())))
 
 
 def test_overlaps_from_above():

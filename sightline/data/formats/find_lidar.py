@@ -58,4 +58,17 @@ def _not_recognised(path: Path) -> str:
     guess = next((f"; did you mean {printable(folder)}?" for folder in near if find_kitti(folder) is not None), "")
     names = [printable(entry.name, limit=40) for entry in entries_of(path)]
     held = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "nothing"
-    return f"no known data set of point clouds; looked for {LOOKED_FOR}; it holds {held}{guess}"
+    other = "" if guess else _other_data(path)
+    return f"no known data set of point clouds; looked for {LOOKED_FOR}; it holds {other or held}{guess}"
+
+
+def _other_data(path: Path) -> str:
+    """What a folder holds that other recipes read; empty where they do not either."""
+    from sightline.data.formats.find import box_layouts  # these two ask this module in their turn
+    from sightline.data.formats.find_classes import class_candidates
+
+    boxes = box_layouts(path, None)
+    if boxes:
+        return f"images with boxes ({', '.join(boxes)}), which the recipes of image detectors read"
+    classes = class_candidates(path)
+    return f"image classes ({', '.join(classes)}), which the recipes of classifiers read" if classes else ""

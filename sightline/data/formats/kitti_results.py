@@ -9,6 +9,7 @@ A detector of boxes in the picture alone writes -1 for all three sizes in space,
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,9 @@ def text_frames(folder: Path, what: str) -> list[str]:
     if folder.is_file():
         raise DataError(f"{printable(folder)}: {what} must be a folder of text files; give {printable(folder.parent)}.")
     if not is_folder(folder):
-        raise DataError(f"{printable(folder)}: {what} must be a folder of text files; {what_is_there(folder)}.")
+        there = what_is_there(folder)
+        end = "" if there.endswith("?") else "."
+        raise DataError(f"{printable(folder)}: {what} must be a folder of text files; {there}{end}")
     names = (entry.name for entry in entries_of(folder))
     found = sorted(name[:-4] for name in names if name.endswith(".txt") and not name.startswith("."))
     if not found:
@@ -226,6 +229,6 @@ def write_kitti_detections(folder: Path, texts: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for entry in entries_of(folder):
         if entry.name.endswith(".txt") and entry.name[:-4] not in texts and not entry.name.startswith("."):
-            raise FileExistsError(f"{printable(folder)} holds {printable(entry.name)}, which is of none of the frames")
+            raise FileExistsError(errno.EEXIST, f"it holds {printable(entry.name)}, which is of none of the frames")
     for frame, text in texts.items():
         (folder / f"{frame}.txt").write_text(text, encoding="utf-8")

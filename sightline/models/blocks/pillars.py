@@ -58,6 +58,7 @@ class PillarFeatures(nn.Module):
             raise ValueError(f"channels: expected at least one layer and even numbers before the last, got {channels}.")
         self.has_absolute_xyz = has_absolute_xyz
         self.has_distance = has_distance
+        self.num_point_features = num_point_features
         self.out_channels = channels[-1]
         self.register_buffer("cell", torch.tensor(voxel_size, dtype=torch.float32), persistent=False)
         center = [low + size / 2 for low, size in zip(point_range[:3], voxel_size, strict=True)]

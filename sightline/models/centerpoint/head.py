@@ -89,13 +89,18 @@ class CenterHead(nn.Module):
         samples, limit = peaks.cells.shape
         sample = torch.arange(samples, device=peaks.cells.device).repeat_interleave(limit)
         cells = peaks.cells.flatten()
-        offset, height, size, turn, *velocity = (gather_cells(part, sample, cells).to(exact) for part in maps.codes)
+        boxes3d = self.boxes_at([gather_cells(part, sample, cells).to(exact) for part in maps.codes], cells)
+        return boxes3d.view(samples, limit, boxes3d.shape[1]), peaks
+
+    def boxes_at(self, codes: Sequence[Tensor], cells: Tensor) -> Tensor:
+        """Boxes (M, 7 or 9) of flat cells (M,), and of what is said there: as in ``CenterMaps``, (M, its channels)."""
+        offset, height, size, turn, *velocity = codes
         width = self.grid.map_hw[1]
         places = torch.stack((cells % width, torch.div(cells, width, rounding_mode="floor")), dim=1)
         scale = offset.new_tensor(self.grid.voxel_size)
         centers = (places + offset) * self.grid.stride * scale + offset.new_tensor(self.grid.origin)
         yaw = torch.atan2(turn[:, 1:], turn[:, :1])
-        return torch.cat((centers, height, size.exp(), yaw, *velocity), dim=1).view(samples, limit, -1), peaks
+        return torch.cat((centers, height, size.exp(), yaw, *velocity), dim=1)
 
     @torch.no_grad()
     def detections(self, said: Sequence[CenterMaps]) -> list[Detections3D]:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from sightline.models.blocks.bev_backbone import BevBackbone, openpcdet_backbone_names
+from sightline.models.blocks.pillar_graph import PillarGraph
 from sightline.models.blocks.pillars import PillarFeatures, openpcdet_pillar_names
 from sightline.models.blocks.sparse_encoder import SparseEncoder, openpcdet_encoder_names
 from sightline.models.centerpoint.config import CenterPointConfig, CenterPointPillarConfig, CenterPointVoxelConfig
+from sightline.models.centerpoint.graph import CenterPointGraph
 from sightline.models.centerpoint.head import CenterHead
 from sightline.models.centerpoint.predictor import CenterMaps, openpcdet_center_names
 from sightline.ops.boxes3d import BoxTargets3D, Detections3D
@@ -65,6 +67,10 @@ class CenterPoint(nn.Module, abc.ABC):
         """Detections of each sample, best first, LiDAR frame."""
         return self.head.detections(self(clouds))
 
+    def fixed_parts(self) -> list[nn.Module]:
+        """What is computed on maps: the pyramid after its first convolution, and the layers of the head."""
+        return [self.backbone.pyramid, self.head.predictor]
+
 
 class CenterPointPillar(CenterPoint):
     """CenterPoint on pillars.
@@ -100,6 +106,10 @@ class CenterPointPillar(CenterPoint):
         grouped = self.group(clouds)
         features = self.pillars(grouped, self.config.max_points_per_pillar)
         return FilledCells(features, grouped.coords, len(clouds.counts), self.grid.shape_zyx[1:])
+
+    def graph(self) -> PillarGraph:
+        """This model as other programs run it, the weights shared."""
+        return CenterPointGraph(self)
 
 
 class CenterPointVoxel(CenterPoint):

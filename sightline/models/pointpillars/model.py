@@ -5,7 +5,9 @@ Shapes: B samples, V pillars, T points of a pillar at most, F numbers of a point
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +15,13 @@ from torch import Tensor, nn
 from sightline.models.blocks.anchor_head3d import AnchorHead3D, openpcdet_head_names
 from sightline.models.blocks.anchor_predictor import AnchorPredictions
 from sightline.models.blocks.bev_backbone import BevBackbone, openpcdet_backbone_names
+from sightline.models.blocks.pillar_graph import UNDECIDED, PillarGraph
 from sightline.models.blocks.pillars import PillarFeatures, openpcdet_pillar_names
 from sightline.models.pointpillars.config import PointPillarsConfig
-from sightline.ops.boxes3d import BoxTargets3D, Detections3D
+from sightline.ops.boxes3d import BoxTargets3D, Detections3D, wrap
 from sightline.ops.filled_cells import FilledCells
 from sightline.ops.point_clouds import PointClouds
-from sightline.ops.voxelize import VoxelPoints, Voxels, group_by_voxel
+from sightline.ops.voxelize import VoxelPoints, group_by_voxel
 
 
 class PointPillars(nn.Module):
@@ -80,40 +83,53 @@ class PointPillars(nn.Module):
         """Detections of each sample, best first, LiDAR frame."""
         return self.head.detections(self(clouds))
 
+    def fixed_parts(self) -> list[nn.Module]:
+        """What is computed on maps: the pyramid after its first convolution, and the layers of the head."""
+        return [self.backbone.pyramid, self.head.predictor]
 
-class PointPillarsGraph(nn.Module):
-    """One sample from its pillars on, in evaluation mode, of plain operations and fixed shapes: what is exported.
+    def graph(self) -> PillarGraph:
+        """This model as other programs run it, the weights shared."""
+        return PointPillarsGraph(self)
 
-    Args:
-        model: A trained model; becomes one for evaluation.
-    """
 
-    def __init__(self, model: PointPillars) -> None:
-        super().__init__()
-        self.model = model
-        self.eval()
+class PointPillarsGraph(PillarGraph):
+    """What is exported: the boxes of all anchors."""
 
-    def forward(self, points: Tensor, num_points: Tensor, coords: Tensor) -> tuple[Tensor, ...]:
-        """What is predicted for every anchor.
+    scores_are = "a box is of its best class"
 
-        Args:
-            points: (V, T, F) float32, zeros behind the points of a pillar.
-            num_points: (V,) int64; 0 for places that no pillar needs.
-            coords: (V, 4) int64: 0, 0, y, x of each pillar's cell.
+    @property
+    def suppression(self) -> dict[str, Any]:
+        """Threshold, overlap, and how many."""
+        head = self.model.config.head
+        names = ("score_threshold", "nms_iou_threshold", "max_candidates", "max_detections")
+        return {name: getattr(head, name) for name in names}
 
-        Returns:
-            Logits of the classes (1, A, K), residuals of the boxes (1, A, 7) and, where there are direction bins, their
-            logits (1, A, D).
-        """
-        model = self.model
-        features = model.pillars.dense(Voxels(points, coords, num_points))
-        height, width = model.map_hw
-        nowhere = height * width  # one cell more, for places that no pillar needs
-        cell = torch.where(num_points > 0, coords[:, 2] * width + coords[:, 3], nowhere)
-        canvas = features.new_zeros(nowhere + 1, features.shape[1]).index_copy(0, cell, features)[:nowhere]
-        bev = canvas.view(1, height, width, -1).permute(0, 3, 1, 2)
-        logits, deltas, directions = model.head(model.backbone.levels(bev))
-        return (logits, deltas) if directions is None else (logits, deltas, directions)
+    def predictions(self, points: Tensor, num_points: Tensor, coords: Tensor) -> AnchorPredictions:
+        """What is predicted for every anchor, of what ``forward`` takes."""
+        predictions: AnchorPredictions = self.model.head(
+            self.model.backbone.levels(self.bev(points, num_points, coords))
+        )
+        return predictions
+
+    def forward(self, points: Tensor, num_points: Tensor, coords: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``PillarGraph``; boxes (A, 7) and scores (A, K) of the A anchors."""
+        predictions = self.predictions(points, num_points, coords)
+        return self.model.head.decode(predictions, 0), predictions.logits[0].sigmoid()
+
+    def undecided(self, points: Tensor, num_points: Tensor, coords: Tensor) -> Tensor:
+        """(A,) bool: two directions are alike, or the yaw is at the border of its bin."""
+        predictions = self.predictions(points, num_points, coords)
+        if predictions.directions is None:
+            return predictions.logits.new_zeros(predictions.logits.shape[1], dtype=torch.bool)
+        config = self.model.config.head
+        ranked = predictions.directions[0].sort(dim=1, descending=True).values  # (A, D)
+        near = UNDECIDED * ranked.abs().max().clamp(min=1)
+        is_alike = (ranked[:, :1] - ranked[:, 1:2] <= near).any(dim=1)
+        period = 2 * math.pi / config.direction_bins
+        yaws = self.model.head.decode(predictions, 0)[:, 6]
+        apart = wrap(yaws - config.direction_offset + config.direction_limit_offset * period, 0.5, period).abs()
+        undecided: Tensor = is_alike | (apart <= UNDECIDED)
+        return undecided
 
 
 def openpcdet_names(config: PointPillarsConfig) -> dict[str, str]:

@@ -72,6 +72,10 @@ class Second(nn.Module):
         """Detections of each sample, best first, LiDAR frame."""
         return self.head.detections(self(clouds))
 
+    def fixed_parts(self) -> list[nn.Module]:
+        """What is computed on maps: the pyramid after its first convolution, and the layers of the head."""
+        return [self.backbone.pyramid, self.head.predictor]
+
 
 def openpcdet_names(config: SecondConfig) -> dict[str, str]:
     """OpenPCDet's names of layers, each with the name of ours; without the weight's own last part.
