@@ -7,7 +7,7 @@ import torch
 from sightline.ops.anchors3d import cell_centers
 from sightline.ops.residual_code import decode_residuals, encode_residuals
 from tests.conftest import oracle
-from tests.parity.openpcdet_anchors import anchor_grid, map_range, models
+from tests.parity.openpcdet_anchors import anchor_grid, head_config, map_range, models
 
 METRES = 2e-5
 
@@ -23,6 +23,9 @@ def test_anchors_stand_and_are_shaped_as_recorded():
         for name in names:
             grid = anchor_grid(arrays, name)
             assert grid.num_anchors == arrays[f"{name}/total"]
+            assert [one.num_per_cell for one in head_config(name).anchors] == arrays[
+                f"{name}/num_per_location"
+            ].tolist()
             close(grid.xs, arrays[f"{name}/x_centres"], name)
             close(grid.ys, arrays[f"{name}/y_centres"], name)
             close(grid.boxes(torch.arange(len(grid.shapes))), arrays[f"{name}/first_location_6_anchors"], name)
