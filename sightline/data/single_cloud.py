@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from sightline.config.errors import DataError
-from sightline.config.printable import printable
+from sightline.config.printable import counted, printable
 from sightline.data.formats.kitti_files import MATRICES, read_calibration_file
 from sightline.data.image_header import read_sizes
-from sightline.data.point_files import read_points
+from sightline.data.point_files import NUM_FEATURES, read_points
 from sightline.data.sample import PointBatch
 from sightline.ops.frames import Calibration
 from sightline.ops.points import points_in_range
@@ -62,6 +62,30 @@ def read_cloud(path: Path) -> Cloud:
             height, width = sizes_hw[0].tolist()
             return Cloud(points, calibration, image_path, (height, width))
     return Cloud(points, calibration)
+
+
+def cloud_of(points: Array) -> Cloud:
+    """The cloud of an array (P, 4): x, y, z, metres, LiDAR frame, and intensity, 0 to 1. P may be 0.
+
+    Raises:
+        ValueError: If it has another shape, or holds what is no number or not finite.
+    """
+    rows = np.asarray(points)
+    if rows.ndim != 2 or rows.shape[1] != NUM_FEATURES:
+        raise ValueError(
+            f"points: expected (P, {NUM_FEATURES}), x, y, z and intensity (0 where it is not known), got {rows.shape}."
+        )
+    if rows.dtype.kind not in "fiu":
+        raise ValueError(f"points: expected numbers, got {rows.dtype}.")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        rows = rows.astype(np.float32, copy=False)
+    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(wrong):
+        raise ValueError(
+            f"points: {counted(len(wrong), 'point')} of {len(rows):,} with NaN or infinity, the first is number "
+            f"{wrong[0]}. Leave such points out."
+        )
+    return Cloud(rows)
 
 
 def batch_of_cloud(cloud: Cloud, point_range: Sequence[float], *, in_view: bool) -> PointBatch:

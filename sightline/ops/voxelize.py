@@ -1,7 +1,7 @@
 """Points to voxels: cells of a regular grid. Shapes: P points, F numbers of a point, V voxels, T points of one at most.
 
 One sort of 64-bit keys (cell, number of the point) finds the voxels of a whole batch, so that memory grows with the
-points and never with the grid. The same bits come out on every run, on the CPU and on a GPU.
+points and never with the grid. The same voxels come out on every run, on the CPU and on a GPU.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def voxelize_dynamic(clouds: PointClouds, grid: VoxelGrid) -> VoxelPoints:
 
 
 def voxel_means(grouped: VoxelPoints) -> Tensor:
-    """(V, F): mean of the points of each voxel."""
+    """(V, F): mean of the points of each voxel. A GPU adds them in any order, unless it is told to be deterministic."""
     points, counts = grouped.points, grouped.num_points
     sums = points.new_zeros(len(counts), points.shape[1]).index_add_(0, grouped.voxel_index, points)
     return sums / counts[:, None]
