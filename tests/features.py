@@ -46,20 +46,22 @@ PARTS = {
     "K": "Interruptions",
 }
 
-TWO_TASKS = "recipes of LiDAR and camera-radar detectors"
+RADAR = "a recipe of camera-radar detectors"
 
 ROWS = (
     Row(
         "A1",
         "one command trains from a recipe or a change file",
-        "a real detector and a binary classifier train by `sightline train`, and a YAML file with changes is a recipe; "
+        "detectors of boxes on images and in space and a binary classifier train by `sightline train`, and a YAML file "
+        "with changes is a recipe; "
         "exit code 0",
         (
             "cli/commands::training_sums_up_what_it_is_going_to_do",
             "cli/commands::a_change_file_is_a_recipe_with_changes",
+            "cli/lidar3d::training_tells_space_data_losses_and_average_precision",
             "cli/binary_networks::the_console_tells_epochs_speed_time_and_the_mean_time_without_the_first_epoch",
         ),
-        TWO_TASKS,
+        RADAR,
     ),
     Row(
         "A2",
@@ -164,9 +166,10 @@ ROWS = (
         (
             "cli/commands::training_sums_up_what_it_is_going_to_do",
             "api/preflight::a_device_that_is_not_there_does_not_hide_the_rest",
+            "cli/lidar3d::training_tells_space_data_losses_and_average_precision",
             "cli/binary_networks::the_console_tells_epochs_speed_time_and_the_mean_time_without_the_first_epoch",
         ),
-        TWO_TASKS,
+        RADAR,
     ),
     Row(
         "A14",
@@ -183,9 +186,11 @@ ROWS = (
     Row(
         "A15",
         "installs without a compiler",
-        "the package is pure Python",
-        ("features::the_package_is_pure_python_under_a_permissive_licence",),
-        "a LiDAR recipe to install it for",
+        "the package is pure Python, and a LiDAR detector trains where no program can be found",
+        (
+            "features::the_package_is_pure_python_under_a_permissive_licence",
+            "cli/lidar3d::a_detector_trains_where_no_compiler_can_be_found",
+        ),
     ),
     Row(
         "A16",
@@ -573,6 +578,7 @@ ROWS = (
         "2 and 3 processes see the samples and take the steps of one, with the same global batch",
         (
             "engine/distributed/processes::processes_see_the_samples_and_take_the_steps_of_one",
+            "engine/distributed/lidar_processes::processes_see_the_frames_and_take_the_steps_of_one",
             "cli/many_processes::devices_2_trains_in_two_processes_and_one_writes",
         ),
     ),
@@ -583,6 +589,7 @@ ROWS = (
         (
             "engine/distributed/processes::a_detector_with_boxes_spread_unevenly_trains_the_same_in_1_2_and_3_processes",
             "engine/distributed/sync_batch_norm::uneven_and_empty_shares_give_the_gradients_and_statistics_of_one_process",
+            "models/lidar_shares::losses_gradients_and_statistics_are_those_of_one_process",
         ),
     ),
     Row(
@@ -700,7 +707,11 @@ ROWS = (
         "J6",
         "going on in the middle of an epoch",
         "20 kills at every kind of moment cost not one bit",
-        ("faults/kill::20_kills_cost_not_one_bit", "data/loader::jumping_into_the_middle_touches_no_other_sample"),
+        (
+            "faults/kill::20_kills_cost_not_one_bit",
+            "faults/kill_lidar::6_kills_cost_not_one_bit",
+            "data/loader::jumping_into_the_middle_touches_no_other_sample",
+        ),
     ),
     Row(
         "J7",

@@ -64,28 +64,30 @@ def read_cloud(path: Path) -> Cloud:
     return Cloud(points, calibration)
 
 
-def cloud_of(points: Array) -> Cloud:
-    """The cloud of an array (P, 4): x, y, z, metres, LiDAR frame, and intensity, 0 to 1. P may be 0.
+def cloud_of_array(points: Array) -> Cloud:
+    """A cloud of one's own points, without a camera.
+
+    Args:
+        points: (P, 4): x, y, z in metres, LiDAR frame, and intensity. P may be 0.
 
     Raises:
-        ValueError: If it has another shape, or holds what is no number or not finite.
+        DataError: If the shape is another, or a number is not finite in float32.
     """
-    rows = np.asarray(points)
-    if rows.ndim != 2 or rows.shape[1] != NUM_FEATURES:
-        raise ValueError(
-            f"points: expected (P, {NUM_FEATURES}), x, y, z and intensity (0 where it is not known), got {rows.shape}."
+    points = np.asarray(points)
+    if points.ndim != 2 or points.shape[1] != NUM_FEATURES or points.dtype.kind not in "fiu":
+        raise DataError(
+            f"points: expected numbers of shape (P, {NUM_FEATURES}), x, y, z, intensity, got {points.dtype} of shape "
+            f"{points.shape}."
         )
-    if rows.dtype.kind not in "fiu":
-        raise ValueError(f"points: expected numbers, got {rows.dtype}.")
-    with np.errstate(over="ignore"):  # what is too large becomes infinite
-        rows = rows.astype(np.float32, copy=False)
-    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    with np.errstate(over="ignore"):
+        points = points.astype(np.float32)
+    wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
     if len(wrong):
-        raise ValueError(
-            f"points: {counted(len(wrong), 'point')} of {len(rows):,} with NaN or infinity, the first is number "
+        raise DataError(
+            f"points: {counted(len(wrong), 'point')} of {len(points):,} with NaN or infinity, the first is number "
             f"{wrong[0]}. Leave such points out."
         )
-    return Cloud(rows)
+    return Cloud(points)
 
 
 def batch_of_cloud(cloud: Cloud, point_range: Sequence[float], *, in_view: bool) -> PointBatch:

@@ -115,7 +115,8 @@ def match_anchors(
     box_area = (bounds[:, 2] - bounds[:, 0]) * (bounds[:, 3] - bounds[:, 1])
     iou = overlap / (area + box_area[box] - overlap).clamp(min=1e-6)
 
-    sample = torch.repeat_interleave(torch.tensor(targets.counts, device=device), output_size=len(boxes))
+    counts = torch.tensor(targets.counts, dtype=torch.int64, device=device)
+    sample = torch.repeat_interleave(counts, output_size=len(boxes))
     place = ((sample[box] * len(grid.ys) + row) * len(grid.xs) + column) * len(grid.shapes) + shape
     anchors, slot = torch.unique(place, return_inverse=True)  # (U,) anchors that overlap something, (E,)
     best = iou.new_zeros(len(anchors)).scatter_reduce(0, slot, iou, "amax")

@@ -107,7 +107,7 @@ class SparseTensor:
         cells = sites.num_samples * depth * height * width
         dense = self.features.new_zeros(cells, self.features.shape[1])
         dense = dense.index_copy(0, _numbers(sites.coords, sites.shape_zyx), self.features)
-        return dense.view(sites.num_samples, depth, height, width, -1).permute(0, 4, 1, 2, 3)
+        return dense.view(sites.num_samples, depth, height, width, dense.shape[1]).permute(0, 4, 1, 2, 3)
 
     def to_columns(self) -> FilledCells:
         """The bird's-eye view: (B, C * D, H, W), those D of a channel side by side, by its filled columns."""

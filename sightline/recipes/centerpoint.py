@@ -104,7 +104,8 @@ def centerpoint_world() -> CenterPointPillarRun:
     base = centerpoint_pillar()
     return base.but(
         recipe="centerpoint-world",
-        epochs=20,
+        epochs=18,
+        batch_size=2,
         precision="auto",
         augment=PointAugmentConfig(paste=PasteConfig(counts=10), close_epochs=4),
         evaluate=EvaluateConfig(every_epochs=5),

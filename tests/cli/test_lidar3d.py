@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -13,6 +16,7 @@ import pytest
 from tests.class_pictures import write_shapes
 from tests.cli.tool import RECIPE as IMAGE_RECIPE
 from tests.cli.tool import files_in, sightline, without_report, write_city
+from tests.conftest import ROOT
 from tests.faults.tiny import assert_same_bits
 from tests.faults.tiny_lidar import RECIPE, TINY_PILLARS, TINY_WORLD, changes_with
 
@@ -123,6 +127,13 @@ def test_a_run_on_a_folder_of_kittis_has_the_losses_of_the_world_that_it_is_a_co
 def test_a_run_works_with(street, tmp_path, change):
     trained(street, RECIPE, *changes_with("epochs=2", "batch_size=4", change), "--out", tmp_path / "run")
     assert all(math.isfinite(values["loss"]) for values in rows_of(tmp_path / "run", "train"))
+
+
+def test_a_detector_trains_where_no_compiler_can_be_found(street, tmp_path):
+    environment = {**os.environ, "PATH": "", "CC": "none", "CXX": "none", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "sightline.cli.main", "train", RECIPE, *changes_with("epochs=1")]
+    subprocess.run([*command, "--out", tmp_path / "run"], check=True, env=environment, cwd=street)
+    assert len(rows_of(tmp_path / "run", "train")) == 3
 
 
 # eval and score

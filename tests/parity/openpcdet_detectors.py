@@ -122,6 +122,7 @@ def replay(name, model, recorded, arrays):
     )
     batch, targets = clouds(name, recorded["train_frames"]), box_targets(arrays["train_gt_boxes"])
     assert len(model.group(batch).num_points) == recorded["train_num_voxels"]
+    assert recorded["steps"]
     for step in recorded["steps"]:
         optimizer.zero_grad()
         values = schedule.at(Progress(step["iteration"], step["iteration"], 0))

@@ -54,23 +54,28 @@ def equal(got, wanted):
     torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
 
 
+def same_boxes(got, wanted):
+    # Coordinates near 0 are differences of large ones.
+    torch.testing.assert_close(got, wanted, rtol=1e-6, atol=METRES)
+
+
 def test_boxes_become_the_recorded_offsets_and_boxes_again(coder):
     equal(encode_residuals(coder["boxes"], coder["anchors"]), coder["encoded"])
-    equal(decode_residuals(coder["encoded"], coder["anchors"]), coder["decoded_back"])
-    equal(decode_residuals(coder["random_encodings"], coder["anchors"]), coder["random_decoded"])
+    same_boxes(decode_residuals(coder["encoded"], coder["anchors"]), coder["decoded_back"])
+    same_boxes(decode_residuals(coder["random_encodings"], coder["anchors"]), coder["random_decoded"])
 
 
 def test_yaw_as_sine_and_cosine_is_as_recorded(coder):
     encoded = encode_residuals(coder["boxes"], coder["anchors"], as_sine_and_cosine=True)
     equal(encoded, coder["sincos_encoded"])
     decoded = decode_residuals(coder["sincos_encoded"], coder["anchors"], as_sine_and_cosine=True)
-    equal(decoded, coder["sincos_decoded_back"])
+    same_boxes(decoded, coder["sincos_decoded_back"])
 
 
 def test_velocities_are_differences(coder):
     resting = torch.cat((coder["anchors"], torch.zeros(len(coder["anchors"]), 2)), dim=1)
     equal(encode_residuals(coder["vel_boxes"], resting), coder["vel_encoded"])
-    equal(decode_residuals(coder["vel_encoded"], resting), coder["vel_decoded_back"])
+    same_boxes(decode_residuals(coder["vel_encoded"], resting), coder["vel_decoded_back"])
 
 
 def test_boxes_without_size_are_taken_for_tiny_ones(coder):

@@ -75,6 +75,14 @@ def test_overlaps_without_angles_are_the_recorded_ones():
     a, b = torch.from_numpy(arrays["boxes_a"]), torch.from_numpy(arrays["boxes_b"])
     nearest = box_iou(nearest_bev_aligned(a), nearest_bev_aligned(b))
     np.testing.assert_allclose(nearest, arrays["nearest_bev_iou_original32"], rtol=1e-6, atol=1e-6)
+    # Boxes without angles, less the distance of their centres over the diagonal around both (Zheng et al., AAAI 2020).
+    pairs = len(arrays["diou_axis_aligned_paired"])
+    a, b = (torch.cat((boxes[:pairs, :6], torch.zeros(pairs, 1)), dim=1) for boxes in (a, b))
+    high = torch.maximum(a[:, :3] + a[:, 3:6] / 2, b[:, :3] + b[:, 3:6] / 2)
+    low = torch.minimum(a[:, :3] - a[:, 3:6] / 2, b[:, :3] - b[:, 3:6] / 2)
+    apart = (a[:, :3] - b[:, :3]).square().sum(1) / (high - low).square().sum(1)
+    diou = paired_rotated_iou_3d(a, b) - apart
+    np.testing.assert_allclose(diou, arrays["diou_axis_aligned_paired"], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("criterion, over", [(-1, "union"), (0, "second"), (1, "first"), (2, "nothing")])

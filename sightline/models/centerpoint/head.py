@@ -90,7 +90,7 @@ class CenterHead(nn.Module):
         sample = torch.arange(samples, device=peaks.cells.device).repeat_interleave(limit)
         cells = peaks.cells.flatten()
         boxes3d = self.boxes_at([gather_cells(part, sample, cells).to(exact) for part in maps.codes], cells)
-        return boxes3d.view(samples, limit, -1), peaks
+        return boxes3d.view(samples, limit, boxes3d.shape[1]), peaks
 
     def boxes_at(self, codes: Sequence[Tensor], cells: Tensor) -> Tensor:
         """Boxes (M, 7 or 9) of flat cells (M,), and of what is said there: as in ``CenterMaps``, (M, its channels)."""
