@@ -63,7 +63,7 @@ def second_world() -> SecondRun:
         recipe="second-world",
         epochs=12,
         precision="auto",
-        augment=PointAugmentConfig(paste=PasteConfig(counts=(10, 10, 10)), close_epochs=3),
+        augment=PointAugmentConfig(paste=PasteConfig(counts=10), close_epochs=3),
         evaluate=EvaluateConfig(every_epochs=4),
         model=base.model.but(
             point_range=(0.0, -20.8, -3.0, 41.6, 20.8, 1.0),
