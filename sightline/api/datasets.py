@@ -91,10 +91,9 @@ def world(
     written = write_world(folder, format=cast(WorldFormat, format), scenes=scenes, seed=seed, progress=progress)
     images = ", ".join(f"{count} {split}" for split, count in written.images.items())
     boxes = ", ".join(f"{count} {name}" for name, count in written.boxes.items())
-    if written.format == "kitti":
-        return f"{folder}: {images} frames; {boxes}\nLook at it: sightline check {quote(str(folder))}"
-    command = f"sightline train yolov7-tiny-small --data {quote(str(folder))}"
-    return f"{folder}: {images} pictures; {boxes}\nTrain on it: {command}"
+    what, recipe = ("frames", "pointpillars-world") if written.format == "kitti" else ("pictures", "yolov7-tiny-small")
+    command = f"sightline train {recipe} --data {quote(str(folder))}"
+    return f"{folder}: {images} {what}; {boxes}\nTrain on it: {command}"
 
 
 def score_coco(truth: PathLike, detections: PathLike) -> Figures:

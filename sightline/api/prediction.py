@@ -84,7 +84,7 @@ class Predictor:
         """Predict on one sample.
 
         Args:
-            sample: (H, W, 3) uint8 RGB; of a LiDAR detector (P, F) float32 points.
+            sample: (H, W, 3) uint8 RGB; of a LiDAR detector points (P, 4): x, y, z, metres, and intensity, 0 to 1.
 
         Returns:
             A ``BoxPrediction`` with boxes in pixels of the picture, best first; of a classifier a ``ClassPrediction``;

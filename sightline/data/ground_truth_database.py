@@ -29,7 +29,7 @@ from sightline.data.cache_folder import cache_folder
 from sightline.data.lidar_annotations import LidarAnnotations, lidar_content_key
 from sightline.data.point_files import NUM_FEATURES, read_points
 from sightline.files.atomic_file import replace_file
-from sightline.ops.points import points_in_boxes
+from sightline.ops.point_pairs import inside_pairs
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int], None]
@@ -136,8 +136,8 @@ def ground_truth_database(
 ) -> GroundTruthDatabase:
     """The objects of a split with their points; they are cut out first where that was not done yet.
 
-    All objects are there but DontCare, those of types that are not trained and those without a point too. A point
-    belongs to an object by the rule of ``ops.points.points_in_boxes``; all points of the file are asked, not only those
+    All objects are there but DontCare, also those of types that are not trained and those without a point. A point
+    belongs to an object by the rule of ``ops.point_pairs``; all points of the file are asked, not only those
     that the camera sees. Several processes may ask at once: one cuts, the others wait for it. A damaged file is made
     anew.
 
@@ -179,12 +179,11 @@ def cut_out(
         points = read_points(annotations.point_paths[frame], num_features=num_features)
         rows = np.flatnonzero(is_object[annotations.rows_of(frame)]) + annotations.offsets[frame]
         boxes = annotations.boxes3d[rows]
-        cut = []
-        for mask, box in zip(points_in_boxes(points, boxes), boxes, strict=True):
-            mine = points[mask]
-            mine[:, :3] = mine[:, :3].astype(np.float64) - box[:3]
-            cut.append(mine)
-        return cut
+        inside, owners = inside_pairs(points, boxes)
+        by_box = np.argsort(owners, kind="stable")
+        cut = points[inside[by_box]]
+        cut[:, :3] = cut[:, :3].astype(np.float64) - boxes[owners[by_box], :3]
+        return np.split(cut, np.bincount(owners, minlength=len(boxes)).cumsum()[:-1])
 
     parts: list[Array] = []
     with ThreadPoolExecutor(_NUM_THREADS) as threads:

@@ -17,7 +17,7 @@ import numpy as np
 
 from sightline.data.annotations import Bools, Fault, Floats, Ints, PackedStrings, SmallInts, file_stamps
 from sightline.ops.frames import Calibration
-from sightline.ops.points import points_in_boxes
+from sightline.ops.point_pairs import inside_pairs
 
 Array = np.ndarray[Any, Any]
 
@@ -229,14 +229,16 @@ def points_in_view(annotations: LidarAnnotations, index: int, points: Array) -> 
 
 
 def points_per_object(annotations: LidarAnnotations, index: int, points: Array) -> Ints:
-    """(n,) how many points (P, F) lie inside of the objects of a frame, borders included; -1 for DontCare.
+    """(n,) how many points (P, F) lie inside of the objects of a frame; -1 for DontCare.
 
     Unlike ``ground_truth_database`` without a margin, as KITTI's numbers of points are counted in OpenPCDet; give
     ``points_in_view`` for those.
     """
     rows = annotations.rows_of(index)
-    inside = points_in_boxes(points.astype(np.float64), annotations.boxes3d[rows], side_margin=0)
-    return np.where(annotations.is_object[rows], inside.sum(axis=1), -1).astype(np.int64)
+    boxes3d = annotations.boxes3d[rows]
+    _, owners = inside_pairs(points.astype(np.float64), boxes3d, side_margin=0)
+    counts = np.bincount(owners, minlength=len(boxes3d))
+    return np.where(annotations.is_object[rows], counts, -1).astype(np.int64)
 
 
 def lidar_content_key(annotations: LidarAnnotations, *, file_times: bool = True, with_classes: bool = True) -> str:

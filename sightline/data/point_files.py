@@ -13,6 +13,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +73,8 @@ class _Broken(ValueError):  # noqa: N818 - never leaves this module
 
 def read_points(path: Path | str, *, num_features: int = NUM_FEATURES, notes: list[str] | None = None) -> Array:
     """The points of a file, (P, F) float32: x, y, z in metres, intensity, and what else a ``.bin`` or ``.npy`` has.
+
+    The array may be one that cannot be written to.
 
     Of PCD and PLY the fields x, y, z and one of ``INTENSITY_NAMES`` are read; whole numbers of 8 or 16 bits are shares
     of the largest one. Without an intensity it is 0. In PCD a point whose x, y and z are NaN stands for no return, by
@@ -217,10 +220,12 @@ class _Table(NamedTuple):
     def columns(self) -> tuple[list[int], int | None]:
         """Places of x, y, z among the fields, and of the intensity."""
         places = {name.lower(): place for place, name in reversed(list(enumerate(self.names)))}
-        missing = [name for name in "xyz" if name not in places]
-        if missing:
-            has = ", ".join(printable(name, limit=30) for name in self.names[:20])
-            raise _Broken(f"has no field {missing[0]!r}; its fields are {has}")
+        has = ", ".join(printable(name, limit=30) for name in self.names[:20])
+        for name in "xyz":
+            if name not in places:
+                raise _Broken(f"has no field {name!r}; its fields are {has}")
+            if [one.lower() for one in self.names].count(name) > 1:
+                raise _Broken(f"has several fields {name!r}; its fields are {has}")
         wanted = [places[name] for name in "xyz"]
         intensity = next((places[name] for name in INTENSITY_NAMES if name in places), None)
         for place in [*wanted, *([] if intensity is None else [intensity])]:
@@ -259,25 +264,42 @@ class _Table(NamedTuple):
     def from_text(self, data: bytes, offset: int, notes: list[str]) -> Array:
         """The points where each is a line of numbers."""
         xyz, intensity = self.columns()
-        firsts = np.cumsum([0, *self.counts])
+        firsts = np.cumsum([0, *self.counts]).tolist()
         try:
-            text = io.StringIO(data[offset:].decode("ascii"))
-            rows = np.loadtxt(text, np.float64, comments=None, max_rows=self.num_points, ndmin=2)
+            text = data[offset:].decode("ascii")
         except UnicodeDecodeError:
             raise _Broken("is called ascii, but holds other bytes") from None
-        except ValueError as error:
-            raise _Broken(f"broken text: {printable(error, limit=120)}") from None
+        if not text.strip():
+            raise _Broken(f"is cut off: 0 points of {self.num_points:,}", "truncated_points")
+        try:
+            lines = islice(filter(str.strip, io.StringIO(text)), self.num_points)
+            rows = np.loadtxt(lines, np.float64, comments=None, ndmin=2)
+        except ValueError:
+            rows = np.zeros((0, 0))
+        if rows.shape[1] != firsts[-1]:
+            raise _Broken(_first_broken_line(text, firsts[-1], data.count(b"\n", 0, offset) + 1))
         if len(rows) < self.num_points:
             message = f"is cut off: {len(rows):,} points of {self.num_points:,}"
             raise _Broken(message, "truncated_points")
-        if rows.shape[1] != firsts[-1]:
-            raise _Broken(f"has {counted(rows.shape[1], 'number')} in a line, expected {firsts[-1]}")
         values = None if intensity is None else rows[:, firsts[intensity]]
         if values is not None and intensity is not None:
             kind = np.dtype(self.kinds[intensity])
             if kind.kind == "u" and kind.itemsize <= 2:
                 values = values / np.iinfo(kind).max
         return _joined([rows[:, firsts[place]] for place in xyz], values, notes)
+
+
+def _first_broken_line(text: str, columns: int, first_line: int) -> str:
+    """What is wrong in a text that should have so many numbers in each line."""
+    for line, words in enumerate(map(str.split, text.split("\n")), start=first_line):
+        if words and len(words) != columns:
+            return f"line {line} has {counted(len(words), 'number')}, expected {columns}"
+        for word in words:
+            try:
+                float(word)
+            except ValueError:
+                return f"line {line}: {printable(word, limit=40)!r} is not a number"
+    return "its text holds what is not a number"
 
 
 def need_bytes(data: bytes, offset: int, size: int) -> None:

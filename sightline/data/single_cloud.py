@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from sightline.config.errors import DataError
-from sightline.config.printable import printable
+from sightline.config.printable import counted, printable
 from sightline.data.formats.kitti_files import MATRICES, read_calibration_file
 from sightline.data.image_header import read_sizes
-from sightline.data.point_files import read_points
+from sightline.data.point_files import NUM_FEATURES, read_points
 from sightline.data.sample import PointBatch
 from sightline.ops.frames import Calibration
 from sightline.ops.points import points_in_range
@@ -62,6 +62,32 @@ def read_cloud(path: Path) -> Cloud:
             height, width = sizes_hw[0].tolist()
             return Cloud(points, calibration, image_path, (height, width))
     return Cloud(points, calibration)
+
+
+def cloud_of_array(points: Array) -> Cloud:
+    """A cloud of one's own points, without a camera.
+
+    Args:
+        points: (P, 4): x, y, z in metres, LiDAR frame, and intensity. P may be 0.
+
+    Raises:
+        DataError: If the shape is another, or a number is not finite in float32.
+    """
+    points = np.asarray(points)
+    if points.ndim != 2 or points.shape[1] != NUM_FEATURES or points.dtype.kind not in "fiu":
+        raise DataError(
+            f"points: expected numbers of shape (P, {NUM_FEATURES}), x, y, z, intensity, got {points.dtype} of shape "
+            f"{points.shape}."
+        )
+    with np.errstate(over="ignore"):
+        points = points.astype(np.float32)
+    wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if len(wrong):
+        raise DataError(
+            f"points: {counted(len(wrong), 'point')} of {len(points):,} with NaN or infinity, the first is number "
+            f"{wrong[0]}. Leave such points out."
+        )
+    return Cloud(points)
 
 
 def batch_of_cloud(cloud: Cloud, point_range: Sequence[float], *, in_view: bool) -> PointBatch:

@@ -131,14 +131,7 @@ def _take_anchor_head(model: Section, class_names: list[str], *, stride: float) 
     head = model.section("DENSE_HEAD")
     head.only("NAME", ["AnchorHeadSingle"], "of heads with anchors only AnchorHeadSingle has a counterpart")
     head.only("CLASS_AGNOSTIC", [False], "heads here tell the class", default=False)
-    if head.flag("USE_DIRECTION_CLASSIFIER", False):
-        head.put("model.head.direction_bins", "NUM_DIR_BINS", head.integer("NUM_DIR_BINS", 2))
-        head.put("model.head.direction_offset", "DIR_OFFSET", head.number("DIR_OFFSET"))
-        head.put("model.head.direction_limit_offset", "DIR_LIMIT_OFFSET", head.number("DIR_LIMIT_OFFSET"))
-    else:
-        head.put("model.head.direction_bins", "USE_DIRECTION_CLASSIFIER", 0)
-        unused = "no direction is predicted (USE_DIRECTION_CLASSIFIER)"
-        head.note("NUM_DIR_BINS", "DIR_OFFSET", "DIR_LIMIT_OFFSET", why=unused)
+    _take_directions(head, head.section("LOSS_CONFIG").section("LOSS_WEIGHTS"))
     _take_anchors(head, class_names, stride)
     _take_assigner(head.section("TARGET_ASSIGNER_CONFIG", optional=True))
     _take_anchor_loss(head.section("LOSS_CONFIG"))
@@ -147,6 +140,20 @@ def _take_anchor_head(model: Section, class_names: list[str], *, stride: float) 
     post.put("model.head.score_threshold", "SCORE_THRESH", post.number("SCORE_THRESH"))
     nms = take_nms(post)
     nms.only("MULTI_CLASSES_NMS", [False], "boxes of all classes are compared with each other here", default=False)
+
+
+def _take_directions(head: Section, weights: Section) -> None:
+    if head.flag("USE_DIRECTION_CLASSIFIER", False):
+        head.put("model.head.direction_bins", "NUM_DIR_BINS", head.integer("NUM_DIR_BINS", 2))
+        head.put("model.head.direction_offset", "DIR_OFFSET", head.number("DIR_OFFSET"))
+        head.put("model.head.direction_limit_offset", "DIR_LIMIT_OFFSET", head.number("DIR_LIMIT_OFFSET"))
+        if "dir_weight" in weights:
+            weights.put("model.head.loss.direction_weight", "dir_weight", weights.number("dir_weight"))
+    else:
+        head.put("model.head.direction_bins", "USE_DIRECTION_CLASSIFIER", 0)
+        unused = "no direction is predicted (USE_DIRECTION_CLASSIFIER)"
+        head.note("NUM_DIR_BINS", "DIR_OFFSET", "DIR_LIMIT_OFFSET", why=unused)
+        weights.note("dir_weight", why=unused)
 
 
 def _take_anchors(head: Section, class_names: list[str], stride: float) -> None:
@@ -203,8 +210,6 @@ def _take_anchor_loss(loss: Section) -> None:
     weights = loss.section("LOSS_WEIGHTS")
     for ours, key in (("class", "cls_weight"), ("box", "loc_weight")):
         weights.put(f"model.head.loss.{ours}_weight", key, weights.number(key))
-    if "dir_weight" in weights:
-        weights.put("model.head.loss.direction_weight", "dir_weight", weights.number("dir_weight"))
     weights.put("model.head.loss.code_weights", "code_weights", weights.numbers("code_weights"))
 
 

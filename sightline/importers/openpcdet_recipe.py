@@ -118,9 +118,14 @@ def _take_cosine(section: Section) -> None:
     section.put("schedule.kind", "OPTIMIZER", "cosine")
     section.put("schedule.interval", "OPTIMIZER", "epoch")
     section.put("schedule.final", "OPTIMIZER", 1e-3)
-    section.put("schedule.warmup.iterations", "WARMUP_ITER", section.integer("WARMUP_ITER"))
-    section.put("schedule.warmup.start_factor", "WARMUP_ITER", 1 / 3)
-    section.note("MOMS", "PCT_START", why="beta1 stays the same along a cosine here, so training differs")
+    high, low = section.numbers("MOMS", count=2)
+    section.put("schedule.momentum_range", "MOMS", [low, high])
+    section.put("schedule.rise", "PCT_START", section.number("PCT_START"))
+    warmup = section.integer("WARMUP_ITER")
+    section.put("schedule.warmup.iterations", "WARMUP_ITER", warmup)
+    if warmup:
+        section.put("schedule.warmup.start_factor", "WARMUP_ITER", 1 / 3)
+        section.put("schedule.warmup.leads_to", "WARMUP_ITER", "lr")
 
 
 def _take_steps(kind: str) -> Any:

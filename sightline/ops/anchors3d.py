@@ -79,6 +79,8 @@ def match_anchors(
     larger one with some box. Of equally large ones the first box counts. Anchors whose largest IoU is below
     ``unmatched_iou`` are background, the others are not trained.
 
+    A box with a number that is not finite has no anchor.
+
     All anchors of a shape lie on a grid, so a box overlaps those of a rectangle of cells, and only these are looked at;
     the IoU is a product of two overlaps along the axes. The result is that of all anchors against all boxes.
 
@@ -93,7 +95,8 @@ def match_anchors(
     """
     boxes, labels = targets.boxes3d.float(), targets.labels
     device = boxes.device
-    box, shape = (labels[:, None] == grid.labels).nonzero().unbind(1)  # (Q,)
+    is_box = boxes[:, :7].isfinite().all(dim=1)
+    box, shape = ((labels[:, None] == grid.labels) & is_box[:, None]).nonzero().unbind(1)  # (Q,)
     if len(box) == 0:
         nothing = torch.zeros(0, dtype=torch.int64, device=device)
         return AnchorMatches(nothing, nothing, nothing)

@@ -109,32 +109,3 @@ def num_corners_in_range(boxes3d: Tensor, point_range: Sequence[float]) -> Tenso
     low, high = boxes3d.new_tensor(point_range[:2]), boxes3d.new_tensor(point_range[3:5])
     corners = corners3d(boxes3d)[:, :, :2]
     return ((corners >= low) & (corners <= high)).all(dim=2).sum(dim=1)
-
-
-def paired_axis_aligned_diou_3d(boxes3d_a: Tensor, boxes3d_b: Tensor) -> Tensor:
-    """(N,) IoU less the squared distance of the centres over the squared diagonal around both, headings ignored.
-
-    Args:
-        boxes3d_a: (N, C).
-        boxes3d_b: (N, C), each beside the box in the same row.
-
-    Returns:
-        In [-1, 1], with gradients. Both boxes without any size and in one place give 0.
-
-    Raises:
-        ValueError: If a shape is wrong.
-
-    Reference:
-        Zheng et al., "Distance-IoU Loss", AAAI 2020, eq. 7, in three dimensions.
-    """
-    check_boxes3d(boxes3d_a)
-    check_boxes3d(boxes3d_b)
-    half_a, half_b = boxes3d_a[:, 3:6] / 2, boxes3d_b[:, 3:6] / 2
-    low_a, high_a = boxes3d_a[:, :3] - half_a, boxes3d_a[:, :3] + half_a
-    low_b, high_b = boxes3d_b[:, :3] - half_b, boxes3d_b[:, :3] + half_b
-    common = (torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp(min=0).prod(dim=1)
-    union = boxes3d_a[:, 3:6].prod(dim=1) + boxes3d_b[:, 3:6].prod(dim=1) - common
-    diagonal = (torch.maximum(high_a, high_b) - torch.minimum(low_a, low_b)).square().sum(dim=1)
-    distance = (boxes3d_a[:, :3] - boxes3d_b[:, :3]).square().sum(dim=1)
-    tiny = torch.finfo(diagonal.dtype).tiny
-    return common / union.clamp(min=tiny) - distance / diagonal.clamp(min=tiny)

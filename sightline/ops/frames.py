@@ -135,6 +135,13 @@ def observation_angles(boxes3d: Array, boxes_camera: Array) -> Array:
     return angles
 
 
+def wrapped(angles: Array) -> Array:
+    """The same angles up to whole turns, in [-pi, pi] and of the same type; NaN where one is not finite."""
+    with np.errstate(invalid="ignore"):
+        turns: Array = np.floor(angles.astype(np.float64) / (2 * np.pi) + 0.5)
+        return (angles - turns * 2 * np.pi).astype(angles.dtype)
+
+
 def _moved(points: Array, matrix: Array) -> Array:
     """Points (P, >= 3) by a matrix (4, 4): (P, 3)."""
     moved: Array = points[:, :3] @ matrix[:3, :3].T + matrix[:3, 3]

@@ -53,7 +53,7 @@ def draw_gaussians(planes: Tensor, cells_xy: Tensor, radii: Tensor, *, shape: tu
     """A peak of height 1 at each object's cell; where peaks meet, the higher value counts.
 
     A peak is ``exp(-d^2 / (2 s^2))`` with ``s = (2 radius + 1) / 6`` inside of the square of ``2 radius + 1`` cells,
-    and 0 outside. All objects are drawn at once, and only the cells of their squares are visited.
+    and 0 outside. All objects are drawn at once, and only the cells of their squares on the map are visited.
 
     Args:
         planes: (M,) int64 in 0..P-1: where each object is drawn. A negative one is drawn nowhere.
@@ -71,23 +71,25 @@ def draw_gaussians(planes: Tensor, cells_xy: Tensor, radii: Tensor, *, shape: tu
     check_shape("cells_xy", cells_xy, (len(planes), 2))
     check_shape("radii", radii, (len(planes),))
     num_planes, height, width = shape
-    sides = 2 * radii + 1
-    ends = (sides**2).cumsum(0)
+    reach = radii[:, None]
+    first = (cells_xy - reach).clamp(min=0)  # (M, 2) the part of each square that lies on the map
+    last = torch.minimum(cells_xy + reach, cells_xy.new_tensor((width - 1, height - 1)))
+    columns, rows = (last - first + 1).clamp(min=0).unbind(1)
+    counts = columns * rows * (planes >= 0)
+    ends = counts.cumsum(0)
     total = int(ends[-1]) if len(ends) else 0  # waits for the device: the number of cells decides a shape
-    number = torch.repeat_interleave(torch.arange(len(sides), device=sides.device), sides**2, output_size=total)
-    place = torch.arange(total, device=sides.device) - (ends - sides**2)[number]
-    side, radius = sides[number], radii[number]
-    off_y, off_x = torch.div(place, side, rounding_mode="floor") - radius, place % side - radius
+    number = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts, output_size=total)
+    place = torch.arange(total, device=counts.device) - (ends - counts)[number]
+    x = first[number, 0] + place % columns[number]
+    y = first[number, 1] + torch.div(place, columns[number], rounding_mode="floor")
     # In float64 and rounded once, as in the authors' program. (Apple's GPUs have no float64.)
     exact = torch.float32 if planes.device.type == "mps" else torch.float64
-    sigma = side.to(exact) / 6
+    sigma = (2 * radii[number] + 1).to(exact) / 6
+    off_x, off_y = x - cells_xy[number, 0], y - cells_xy[number, 1]
     values = torch.exp(-(off_x**2 + off_y**2) / (2 * sigma * sigma)).float()
-    x, y, plane = cells_xy[number, 0] + off_x, cells_xy[number, 1] + off_y, planes[number]
-    is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (plane >= 0)
-    nowhere = num_planes * height * width
-    flat = torch.where(is_inside, (plane * height + y) * width + x, nowhere)
-    drawn = torch.zeros(nowhere + 1, device=planes.device).scatter_reduce_(0, flat, values, "amax")
-    return drawn[:-1].view(shape)
+    flat = (planes[number] * height + y) * width + x
+    drawn = torch.zeros(num_planes * height * width, device=planes.device).scatter_reduce_(0, flat, values, "amax")
+    return drawn.view(shape)
 
 
 class Peaks(NamedTuple):

@@ -1,7 +1,8 @@
 """Points to voxels: cells of a regular grid. Shapes: P points, F numbers of a point, V voxels, T points of one at most.
 
 One sort of 64-bit keys (cell, number of the point) finds the voxels of a whole batch, so that memory grows with the
-points and never with the grid. The same bits come out on every run, on the CPU and on a GPU.
+points and never with the grid. The same bits come out on every run, on the CPU and on a GPU; only the additions of
+``voxel_means`` may come in any order on a GPU, as all of PyTorch's do unless it is told to be deterministic.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class VoxelGrid:
         low, high = self.point_range[:3], self.point_range[3:]
         if not all(math.isfinite(b - a) and b > a for a, b in zip(low, high, strict=True)):
             raise ValueError(f"point_range: expected x, y, z from low to high, got {self.point_range}.")
-        if not all(0 < cells < 2**24 for cells in self.shape_zyx):
+        ratios = [(b - a) / size for a, b, size in zip(low, high, self.voxel_size, strict=True)]
+        if max(ratios) >= 2**24 or 0 in self.shape_zyx:
             raise ValueError(f"A range of {self.point_range} has no whole cell of {self.voxel_size}, or too many.")
 
     @cached_property

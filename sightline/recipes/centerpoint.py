@@ -104,9 +104,10 @@ def centerpoint_world() -> CenterPointPillarRun:
     base = centerpoint_pillar()
     return base.but(
         recipe="centerpoint-world",
-        epochs=20,
+        epochs=18,
+        batch_size=2,
         precision="auto",
-        augment=PointAugmentConfig(paste=PasteConfig(counts=(10, 10, 10)), close_epochs=4),
+        augment=PointAugmentConfig(paste=PasteConfig(counts=10), close_epochs=4),
         evaluate=EvaluateConfig(every_epochs=5),
         model=base.model.but(
             point_range=(0.0, -20.48, -3.0, 40.96, 20.48, 1.0),

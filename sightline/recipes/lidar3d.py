@@ -5,9 +5,9 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from sightline.config.errors import DataError
@@ -39,7 +39,7 @@ class LidarDataConfig(SplitDataConfig):
     """Data set: a folder in KITTI's layout. None: the built-in world."""
     format: Literal["kitti"] | None = None
     """Which format; found by looking when left out."""
-    class_names: tuple[str, ...] | None = None
+    class_names: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Classes to train, in their order; Car, Pedestrian and Cyclist, or what the world has of them, when left out."""
     on_fault: Literal["refuse", "skip"] = "refuse"
     """What to do with frames whose files are broken: stop and list them, or leave them out and say how many."""
@@ -71,6 +71,13 @@ class LidarRun(DataRun, abc.ABC):
         if self.data.one_long_epoch and self.epochs is None:
             raise ValueError("data.one_long_epoch puts all epochs together: give epochs, or data.one_long_epoch=false")
         return self
+
+    def without_effect(self) -> dict[str, str]:
+        """Batches that are all full, and what all runs say."""
+        idle = super().without_effect()
+        if self.data.one_long_epoch:
+            idle["data.drop_last"] = "all batches are full (data.one_long_epoch=true)"
+        return idle
 
     @property
     @abc.abstractmethod

@@ -31,7 +31,7 @@ from sightline.data.sample import Box3DPrediction, PointBatch
 from sightline.metrics.kitti_ap import KittiAP, KittiResult
 from sightline.metrics.kitti_boxes import KittiDetections, KittiTruths
 from sightline.metrics.kitti_rules import DONT_CARE
-from sightline.ops.frames import Calibration, boxes_lidar_to_camera, image_boxes, observation_angles
+from sightline.ops.frames import Calibration, boxes_lidar_to_camera, image_boxes, observation_angles, wrapped
 
 Array = np.ndarray[Any, Any]
 
@@ -57,8 +57,8 @@ def camera_detections(
     with np.errstate(invalid="ignore", over="ignore"):
         boxes_camera = boxes_lidar_to_camera(boxes3d, calibration)
         boxes_xyxy = image_boxes(boxes_camera, calibration, size_hw)
-        alphas = _wrapped(observation_angles(boxes3d, boxes_camera))
-    boxes_camera[:, 6] = _wrapped(boxes_camera[:, 6])
+        alphas = wrapped(observation_angles(boxes3d, boxes_camera))
+    boxes_camera[:, 6] = wrapped(boxes_camera[:, 6])
     scores = prediction.scores.numpy().astype(np.float64)
     table = np.concatenate((boxes_xyxy, boxes_camera, alphas[:, None], scores[:, None]), axis=1)
     good = np.isfinite(table).all(axis=1) & (boxes_camera[:, 3:6] >= 0).all(axis=1)
@@ -73,13 +73,6 @@ def camera_detections(
         ),
         int((~good).sum()),
     )
-
-
-def _wrapped(angles: Array) -> Array:
-    """Between -pi and pi."""
-    with np.errstate(invalid="ignore"):
-        wrapped: Array = angles - 2 * np.pi * np.floor(angles / (2 * np.pi) + 0.5)
-    return wrapped
 
 
 class Lidar3DMetric:

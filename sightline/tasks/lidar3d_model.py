@@ -16,7 +16,7 @@ from sightline.data.decode import decode_image
 from sightline.data.formats.kitti_results import detection_text
 from sightline.data.point_files import POINT_SUFFIXES
 from sightline.data.sample import Box3DPrediction, PointBatch
-from sightline.data.single_cloud import Cloud, batch_of_cloud, read_cloud
+from sightline.data.single_cloud import Cloud, batch_of_cloud, cloud_of_array, read_cloud
 from sightline.models.blocks.pillar_graph import PillarGraph
 from sightline.models.blocks.sparse_encoder import SparseEncoder
 from sightline.tasks.drawing import Pixels
@@ -36,8 +36,8 @@ class FoundBox3D(Found):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the yaw between -pi and pi."""
-        x, y, z, dx, dy, dz, _, *velocity = (round(value, 4) for value in self.box3d)
-        yaw = round(math.remainder(self.box3d[6], 2 * math.pi), 4)
+        turned = (*self.box3d[:6], math.remainder(self.box3d[6], math.tau), *self.box3d[7:])
+        x, y, z, dx, dy, dz, yaw, *velocity = (round(value, 4) for value in turned)
         entry = {**super().as_dict(), "center": [x, y, z], "size": [dx, dy, dz], "yaw": yaw}
         return entry | ({"velocity": velocity} if velocity else {})
 
@@ -80,22 +80,26 @@ class Lidar3DModel(TrainedModel):
         yield None, read_cloud(path)
 
     def batch_of(self, sample: Cloud | np.ndarray[Any, Any]) -> PointBatch:
-        """The points that the detector sees; of an array of (P, 4) all inside its range."""
-        cloud = sample if isinstance(sample, Cloud) else Cloud(sample)
+        """The points that the detector sees; of an array of (P, 4) all inside its range.
+
+        Raises:
+            DataError: As ``cloud_of_array``.
+        """
+        cloud = sample if isinstance(sample, Cloud) else cloud_of_array(sample)
         return batch_of_cloud(cloud, self.point_range, in_view=self.in_view)
 
     def found(self, prediction: Box3DPrediction, *, score_threshold: float) -> tuple[FoundBox3D, ...]:
-        """Boxes with at least this score, best first."""
+        """Boxes with at least this score, best first; no box whose numbers are not finite."""
         rows = zip(prediction.labels.tolist(), prediction.scores.tolist(), prediction.boxes3d.tolist(), strict=True)
         return tuple(
             FoundBox3D(self.class_names[label], label, score, tuple(box))
             for label, score, box in rows
-            if score >= score_threshold
+            if score >= score_threshold and all(map(math.isfinite, box))
         )
 
     def draw(self, sample: Cloud | np.ndarray[Any, Any], found: Sequence[FoundBox3D]) -> Pixels:
         """The cloud from above with the boxes; above it the camera's picture with them, where there is one."""
-        cloud = sample if isinstance(sample, Cloud) else Cloud(sample)
+        cloud = sample if isinstance(sample, Cloud) else cloud_of_array(sample)
         x0, y0, _, x1, y1, _ = self.point_range
         boxes = ShownBoxes(
             _boxes_of(found),

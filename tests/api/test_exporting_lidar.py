@@ -13,9 +13,9 @@ import sightline
 from sightline.api import onnx_file
 from sightline.config.errors import ConfigError, RunError
 from sightline.models.blocks.bev_backbone import BevBackboneConfig
-from sightline.models.centerpoint.config import CenterPointPillarConfig
+from sightline.models.centerpoint.config import CenterPointPillarConfig, CenterPointVoxelConfig
 from sightline.models.centerpoint.head_config import CenterHeadConfig
-from sightline.models.centerpoint.model import CenterPointPillar
+from sightline.models.centerpoint.model import CenterPointPillar, CenterPointVoxel
 from sightline.models.second.config import SecondConfig
 from sightline.models.second.model import Second
 from sightline.tasks.graph import Graph, GraphInput, GraphOutput
@@ -124,10 +124,13 @@ def trained(detector, class_names, point_range):
     return Lidar3DModel(task, class_names, point_range=point_range, in_view=False)
 
 
-def test_sparse_convolutions_are_refused_with_the_reason():
-    config = SecondConfig()
-    model = trained(Second(config, ("Car",)), ("Car",), config.point_range)
-    with pytest.raises(ConfigError, match="Second: cannot be exported, because ONNX has no operator for its sparse"):
+@pytest.mark.parametrize(("build", "config"), [(Second, SecondConfig()), (CenterPointVoxel, CenterPointVoxelConfig())])
+def test_sparse_convolutions_are_refused_with_the_reason(build, config):
+    classes = ("Car", "Pedestrian", "Cyclist")
+    model = trained(build(config, classes), classes, config.point_range)
+    with pytest.raises(
+        ConfigError, match=f"{build.__name__}: cannot be exported, because ONNX has no operator for its"
+    ):
         model.graph()
 
 

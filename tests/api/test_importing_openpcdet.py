@@ -237,7 +237,7 @@ def test_other_center_heads_are_refused(tmp_path, path, value, told):
     [
         ("adam", {"DECAY_STEP_LIST": [35, 45], "LR_DECAY": 0.1, "LR_CLIP": 3e-7}, "milestones", (35, 45)),
         ("sgd", {"DECAY_STEP_LIST": [35, 45], "LR_DECAY": 0.1, "LR_CLIP": 3e-7}, "minimum", 1e-4),
-        ("adam_cosineanneal", {"WARMUP_ITER": 25}, "kind", "cosine"),
+        ("adam_cosineanneal", {"WARMUP_ITER": 0}, "kind", "cosine"),
     ],
 )
 def test_other_optimizers_are_taken_over(tmp_path, kind, more, key, value):
@@ -247,6 +247,28 @@ def test_other_optimizers_are_taken_over(tmp_path, kind, more, key, value):
     config = resolve(tmp_path / "ours.yaml")[0]
     got = getattr(config.schedule, key)
     assert got == (pytest.approx(value) if isinstance(value, float) else value)
+
+
+def test_a_cosine_is_taken_over_with_its_momentum_and_its_warm_up(tmp_path):
+    theirs = pointpillar()
+    theirs["OPTIMIZATION"] |= {
+        "OPTIMIZER": "adam_cosineanneal", "WARMUP_ITER": 25, "MOMS": [0.9, 0.8], "PCT_START": 0.3
+    }  # fmt: skip
+    imported = sightline.import_openpcdet(write(tmp_path, theirs), out=tmp_path / "ours.yaml")
+    schedule = resolve(tmp_path / "ours.yaml")[0].schedule
+    assert (schedule.kind, schedule.interval, schedule.final) == ("cosine", "epoch", 1e-3)
+    assert (schedule.momentum_range, schedule.rise) == ((0.8, 0.9), 0.3)
+    warmup = schedule.warmup
+    assert (warmup.iterations, warmup.start_factor, warmup.leads_to) == (25, pytest.approx(1 / 3), "lr")
+    assert not [note for note in imported.recipe.notes if note.path.endswith(("MOMS", "PCT_START", "WARMUP_ITER"))]
+
+
+def test_a_head_without_directions_is_taken_over(tmp_path):
+    theirs = changed(pointpillar(), "MODEL.DENSE_HEAD.USE_DIRECTION_CLASSIFIER", False)
+    imported = sightline.import_openpcdet(write(tmp_path, theirs), out=tmp_path / "ours.yaml")
+    assert resolve(tmp_path / "ours.yaml")[0].model.head.direction_bins == 0
+    told = {note.path.rpartition(".")[2] for note in imported.recipe.notes if "no direction" in note.why}
+    assert told == {"NUM_DIR_BINS", "DIR_OFFSET", "DIR_LIMIT_OFFSET", "dir_weight"}
 
 
 # Files of strangers.

@@ -131,6 +131,36 @@ def test_own_types_are_trained_or_named_as_others(kitti):
     assert named.labels[:4].tolist() == [0, -1, -1, 1] and not fatal(named)
 
 
+@pytest.mark.parametrize(
+    "text, kind, message",
+    [
+        ("", "bad_plane", "must have 4 numbers, got 0"),
+        ("# Plane\n0 -1 0\n", "bad_plane", "must have 4 numbers, got 3"),
+        ("0 -1 x 1.6\n", "bad_number", "column 3 is 'x', not a number"),
+        ("0 -1 0 nan\n", "non_finite", "column 4 is 'nan'"),
+        ("1 0 0 2\n", "bad_plane", "(1, 0, 0, 2) is no ground: its normal must point up or down"),
+        ("0 0 0 2\n", "bad_plane", "(0, 0, 0, 2) is no ground: its normal must point up or down"),
+        ("0 -1 0 1e30\n", "bad_plane", "(0, -1, 0, 1e+30) is no ground: it is more than 100,000 m from the camera"),
+        ("0 -1e-320 0 1\n", "bad_plane", "is no ground: it is more than 100,000 m from the camera"),
+    ],
+)
+def test_a_plane_that_is_no_ground_is_a_fault_of_its_frame(tmp_path, text, kind, message):
+    root = write_kitti(tmp_path / "kitti", planes=True)
+    (root / "training/planes/000001.txt").write_text(text)
+    train = open_lidar_dataset(root).read("train")
+    (fault,) = fatal(train)
+    assert (fault.kind, fault.image, fault.path.name) == (kind, 1, "000001.txt") and message in fault.message
+    assert np.isnan(train.planes[1]).all()
+
+
+def test_the_numbers_of_a_plane_may_be_of_any_size_as_only_their_ratios_count(tmp_path):
+    root = write_kitti(tmp_path / "kitti", planes=True)
+    (root / "training/planes/000001.txt").write_text("0 -6e307 8e307 1e308\n")
+    train = open_lidar_dataset(root).read("train")
+    assert not fatal(train)
+    np.testing.assert_allclose(train.planes[1], [0, -0.6, 0.8, 1], rtol=1e-12)
+
+
 @pytest.mark.parametrize("names", [["DontCare"], ["Car", "Car"], ["Car\x1b"], []])
 def test_names_that_cannot_be_trained_are_refused(kitti, names):
     with pytest.raises(FormatError):
@@ -204,7 +234,21 @@ FAULTS = {
         "bad_calibration",
         CALIB,
         3,
-        "no rotation",
+        "numbers up to 1e+300",
+    ),
+    "far away": (
+        changed(CALIB, "Tr_velo_to_cam: 0 -1 0 0", "Tr_velo_to_cam: 0 -1 0 1e39"),
+        "bad_calibration",
+        CALIB,
+        4,
+        "Tr_velo_to_cam has numbers up to 1e+39; at most 100,000",
+    ),
+    "focal length beyond float32": (
+        changed(CALIB, "P2: 100.0", "P2: 1e39"),
+        "bad_calibration",
+        CALIB,
+        2,
+        "P2 has numbers up to 1e+39",
     ),
     "mirrored": (
         changed(CALIB, "R0_rect: 1 0 0 0 1 0 0 0 1", "R0_rect: -1 0 0 0 1 0 0 0 1"),
@@ -224,6 +268,9 @@ FAULTS = {
     "terminal codes": (changed(LABEL, "Car", "C\x1b[2J"), "unknown_class", LABEL, 1, r"'C\x1b[2J'"),
     "no size": (changed(LABEL, "1.50 1.60 4.00", "1.50 0 4.00"), "bad_size", LABEL, 1, "(1.5, 0, 4)"),
     "turned round": (changed(LABEL, "40.00 10.00 80.00", "80.00 10.00 40.00"), "negative_size", LABEL, 1, "left"),
+    "angle beyond float32": (changed(LABEL, " 20.00 0.00", " 20.00 1e39"), "bad_value", LABEL, 2, "as large as 1e+39"),
+    "size beyond float32": (changed(LABEL, "1.50 1.60 4.00", "1.50 1.60 4e38"), "bad_value", LABEL, 1, "4e+38; at"),
+    "place beyond all maps": (changed(LABEL, "1.50 10.00", "1.50 100001"), "bad_value", LABEL, 1, "100001; at most"),
     "occlusion": (changed(LABEL, "Car 0.00 0", "Car 0.00 0.5"), "bad_value", LABEL, 1, "occluded is 0.5"),
     "outside": (changed(LABEL, "80.00 36.00", "80.00 46.00"), "outside_box", LABEL, 1, "6 pixels out"),
     "picture missing": (removed(IMAGE), "missing_image", "train.txt", 2, "000001.png does not exist"),

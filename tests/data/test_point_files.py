@@ -121,6 +121,33 @@ def test_more_numbers_per_point(tmp_path):
     assert notes[0] == "of 5 numbers per point the first 4 are used"
 
 
+ASCII = "FIELDS x y z intensity\nSIZE 4 4 4 4\nTYPE F F F F\nWIDTH 2\nHEIGHT 1\nDATA ascii\n"
+
+
+@pytest.mark.parametrize(
+    "lines, kind, message",
+    [
+        ("", "truncated_points", "cut off: 0 points of 2"),
+        ("\n \n", "truncated_points", "cut off: 0 points of 2"),
+        ("1 2 3 0.5\n", "truncated_points", "cut off: 1 points of 2"),
+        ("1 2 3 0.5\n4 5 6\n", "broken_points", "line 8 has 3 numbers, expected 4"),
+        ("1 2 3 0.5\n\n4 5 6 0,5\n", "broken_points", "line 9: '0,5' is not a number"),
+        ("1 2 3\n4 5 6\n", "broken_points", "line 7 has 3 numbers, expected 4"),
+        ("1 2 3 1_0\n4 5 6 0.5\n", "broken_points", "its text holds what is not a number"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_broken_line_of_text_is_named(tmp_path, lines, kind, message):
+    with pytest.raises(PointFileError) as error:
+        read(tmp_path, "a.pcd", (ASCII + lines).encode())
+    assert error.value.kind == kind and message in str(error.value)
+
+
+def test_a_coordinate_that_is_given_twice_is_refused(tmp_path):
+    with pytest.raises(PointFileError, match="several fields 'x'; its fields are x, x, y, z"):
+        read(tmp_path, "a.pcd", ASCII.replace("x y z intensity", "x x y z").encode() + b"1 2 3 4\n5 6 7 8\n")
+
+
 NAN = np.array([[1, 2, np.nan, 0]], np.float32)
 BROKEN = {
     "no file": ("none.bin", None, "missing_points"),

@@ -21,7 +21,6 @@ from sightline.data.transforms.points import (
     move_objects,
     move_world,
     shuffled,
-    wrapped,
 )
 from sightline.ops.point_pairs import inside_pairs
 from sightline.ops.rotated_overlap import rotated_overlaps
@@ -112,19 +111,6 @@ def test_draws_fill_their_ranges():
     assert 0.9 <= scales.min() < 0.91 and 1.19 < scales.max() <= 1.2
     np.testing.assert_allclose(np.std([m.shift for m in moves], axis=0), (1, 2, 0), rtol=0.1)
     assert 900 < sum(move.flip_x for move in moves) < 1100
-
-
-@given(st.lists(st.floats(-1000, 1000, width=32), max_size=20))
-def test_wrapped_yaws_point_the_same_way(values):
-    yaws = np.array(values, np.float32)
-    after = wrapped(yaws)
-    assert after.dtype == np.float32
-    assert (np.abs(after) <= np.float32(math.pi)).all()
-    np.testing.assert_allclose(np.cos(after - yaws.astype(np.float64)), 1, atol=1e-6)
-
-
-def test_half_a_turn_is_wrapped_to_its_negative():
-    np.testing.assert_allclose(wrapped(np.array([math.pi, -math.pi, 3 * math.pi, 0.0])), [-math.pi] * 3 + [0])
 
 
 # Single objects

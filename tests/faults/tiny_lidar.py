@@ -32,6 +32,21 @@ TINY_PILLARS = (
 )
 """32 x 32 pillars and a pyramid of two stages."""
 
+TINY_VOXELS = (
+    "model.point_range=[0,-10.24,-3,20.48,10.24,1]",
+    "model.voxel_size=[0.32,0.32,0.4]",
+    "model.encoder.channels=[4,8]",
+    "model.encoder.layers=[1,1]",
+    "model.encoder.z_paddings=[1]",
+    "model.encoder.out_channels=8",
+    "model.backbone.layers=[1]",
+    "model.backbone.strides=[1]",
+    "model.backbone.channels=[8]",
+    "model.backbone.up_strides=[1]",
+    "model.backbone.up_channels=[8]",
+)
+"""64 x 64 x 10 voxels, and a map of half as many cells."""
+
 COMMON = (
     "batch_size=3",
     "device=cpu",
@@ -50,9 +65,9 @@ COMMON = (
 """3 steps an epoch, the last one of a single frame. Everything is augmented; the last epoch pastes nothing."""
 
 
-def changes_with(*changes: str) -> list[str]:
+def changes_with(*changes: str, model: tuple[str, ...] = TINY_PILLARS) -> list[str]:
     """The changes of a tiny run, and more of them, which win."""
-    given = dict(change.split("=", 1) for change in (*TINY_WORLD, *TINY_PILLARS, *COMMON, *changes))
+    given = dict(change.split("=", 1) for change in (*TINY_WORLD, *model, *COMMON, *changes))
     return [f"{key}={value}" for key, value in given.items()]
 
 

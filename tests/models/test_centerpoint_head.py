@@ -73,10 +73,27 @@ def test_a_centre_beside_of_the_map_belongs_to_the_outermost_cell():
     assert wanted.codes[0, :2].tolist() == [0.5, 0]
 
 
-def test_boxes_without_length_are_not_trained():
-    wanted = head_of().targets(truth([(0, 5, 0, 0, 0, 2, 2, 0), (1, 5, 0, 0, 1, 1, 2, 0)]))
+NO_BOXES = [(place, number) for place in range(7) for number in (math.nan, math.inf)]
+NO_BOXES += [(place, number) for place in (3, 4, 5) for number in (0.0, -1.0)]
+
+
+@pytest.mark.parametrize(("place", "number"), NO_BOXES)
+def test_boxes_without_an_extent_or_with_a_number_that_is_not_finite_are_not_trained(place, number):
+    box = [5.0, 0, 0, 2, 2, 2, 0]
+    box[place] = number
+    head = head_of()
+    targets = truth([(0, *box), (1, 5, 0, 0, 1, 1, 2, 0)])
+    wanted = head.targets(targets)
     assert wanted.boxes.tolist() == [1]
     assert wanted.heatmaps[0, 0].count_nonzero() == 0
+    assert all(loss.isfinite() for loss in head.losses(perfect(head, targets), targets).values())
+
+
+def test_a_process_without_samples_has_losses_of_zero():
+    head = head_of()
+    nothing = BoxTargets3D(torch.zeros(0, 7), torch.zeros(0, dtype=torch.int64), ())
+    said = [CenterMaps(torch.zeros(0, 3, 16, 20), tuple(torch.zeros(0, n, 16, 20) for n in (2, 1, 3, 2)))]
+    assert head.losses(said, nothing) == {"heatmap": 0, "box": 0}
 
 
 @pytest.mark.parametrize("groups", [(), (("Cyclist", "Car"), ("Pedestrian",))])
@@ -181,3 +198,8 @@ def test_contradictions_of_the_configuration_are_refused():
         CenterHeadConfig(velocity=True, loss=CenterLossConfig(code_weights=(1.0,) * 8))
     with pytest.raises(ValueError, match="center_range"):
         CenterHeadConfig(center_range=(0, 0, 0, -1, 1, 1))
+
+
+def test_a_box_of_a_million_metres_does_not_fill_the_memory():
+    wanted = head_of().targets(truth([(0, 4.5, 0.5, 0, 1e6, 1e6, 2, 0)]))
+    assert wanted.heatmaps[0, 0].max() == wanted.heatmaps[0, 0, 8, 4] == 1

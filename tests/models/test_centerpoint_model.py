@@ -119,7 +119,7 @@ def test_every_layer_has_its_name_in_openpcdet(config, kind, head):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: PILLARS.but(pillar_size=(0.3, 0.4)), "x from 0 to 12.8 m is not a whole number of cells of 0.3 m"),
+        (lambda: PILLARS.but(pillar_size=(0.3, 0.4)), "x from 0 to 12.8 m is not a whole number of pillars of 0.3 m"),
         (lambda: PILLARS.but(backbone=BACKBONE.but(strides=(5,), up_strides=(5.0,))), "multiple of 5"),
         (lambda: VOXELS.but(backbone=BACKBONE.but(strides=(64,), up_strides=(64.0,))), "multiple of 128"),
         (lambda: VOXELS.but(voxel_size=(0.2, 0.2, 4.0)), "too few"),

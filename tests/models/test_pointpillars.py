@@ -15,6 +15,9 @@ from sightline.ops.point_clouds import PointClouds
 CLASSES = ("Car", "Pedestrian")
 
 
+COARSER = BevBackboneConfig(layers=(1,), strides=(4,), channels=(8,), up_strides=(0.333,), up_channels=(8,))
+
+
 def small(**changes):
     values = {
         "point_range": (0, -6.4, -3, 12.8, 6.4, 1),
@@ -150,6 +153,8 @@ def test_anchors_without_names_go_by_the_order_of_the_classes():
         ({"pillar_size": (0.3, 0.4)}, "not a whole number"),
         ({"point_range": (0, -6.4, -3, 12.4, 6.4, 1)}, "multiple of 4"),
         ({"pillar_channels": (7, 8)}, "pillar_channels"),
+        ({"pillar_size": (0.4, 0.3997)}, "y from -6.4 to 6.4 m is not a whole number of pillars of 0.3997 m"),
+        ({"backbone": COARSER}, "32 pillars along x, but all strides together need a multiple of 12"),
         ({"point_range": (0, -6.4, 3, 12.8, 6.4, 1)}, "point_range"),
     ],
 )

@@ -1,5 +1,8 @@
 """Anchors on a grid, and which answer for which boxes, against the rule written out for all pairs."""
 
+import math
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +88,17 @@ def test_boxes_beside_the_map_and_frames_without_boxes_have_no_anchor():
     ):
         found = match_anchors(grid(), targets, matched_iou=MATCHED, unmatched_iou=UNMATCHED)
         assert [len(part) for part in found] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("place", range(7))
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_box_with_a_number_that_is_not_finite_has_no_anchor(place, number):
+    boxes = torch.tensor([[6.0, 5.5, 0, 4, 2, 1.5, 0]] * 2)
+    boxes[0, place] = number
+    found = match_anchors(
+        grid(), BoxTargets3D(boxes, torch.tensor([0, 0]), (1, 1)), matched_iou=MATCHED, unmatched_iou=UNMATCHED
+    )
+    assert len(found.boxes) and (found.boxes == 1).all()
 
 
 def test_anchors_stand_on_the_edge_or_in_the_middle_of_cells():

@@ -12,7 +12,6 @@ from sightline.ops.boxes3d import (
     enlarged,
     nearest_bev_aligned,
     num_corners_in_range,
-    paired_axis_aligned_diou_3d,
     wrap,
 )
 
@@ -79,20 +78,3 @@ def test_corners_are_counted_in_x_and_y_only():
     boxes3d = torch.cat((box(10, 0, 50), box(0, 0), box(-2, 0), box(-2.1, 0), box(0, 10), box(19, 9, yaw=math.pi / 4)))
     # The turned box: corners at 19 + (±2 ∓ 1) / √2 and so on; x: 19.7, 21.1, 18.3, 16.9, y: 11.1, 9.7, 6.9, 8.3.
     assert num_corners_in_range(boxes3d, RANGE).tolist() == [8, 4, 4, 0, 2, 4]
-
-
-def test_distance_counts_against_the_overlap():
-    # 2 m cubes 1 m apart: 4 of 12; distance 1 over the diagonal of 3 x 2 x 2, squared 17.
-    a, b = box(0, 0, 0, 2, 2, 2), box(1, 0, 0, 2, 2, 2)
-    assert paired_axis_aligned_diou_3d(a, b).item() == pytest.approx(4 / 12 - 1 / 17)
-    assert paired_axis_aligned_diou_3d(a, a).item() == 1
-    # Apart: no overlap, centres 10 of a diagonal with 12 x 2 x 2.
-    assert paired_axis_aligned_diou_3d(a, box(10, 0, 0, 2, 2, 2)).item() == pytest.approx(-100 / 152)
-
-
-def test_boxes_without_size_have_no_distance_overlap_and_finite_gradients():
-    nothing = torch.zeros(1, 7, requires_grad=True)
-    value = paired_axis_aligned_diou_3d(nothing, torch.zeros(1, 7))
-    value.sum().backward()
-    assert value.item() == 0
-    assert nothing.grad.isfinite().all()

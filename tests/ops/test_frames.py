@@ -12,6 +12,7 @@ from sightline.ops.frames import (
     camera_corners,
     image_boxes,
     observation_angles,
+    wrapped,
 )
 
 # Focal length 100, centre (50, 40). The camera sits 0.5 m ahead of the LiDAR and 0.2 m below it, and looks ahead.
@@ -132,3 +133,20 @@ def test_precision_stays(dtype):
         camera_corners(boxes),
     ):
         assert result.dtype == dtype
+
+
+@given(st.lists(st.floats(-1000, 1000, width=32), max_size=20))
+def test_wrapped_yaws_point_the_same_way(values):
+    yaws = np.array(values, np.float32)
+    after = wrapped(yaws)
+    assert after.dtype == np.float32
+    assert (np.abs(after) <= np.float32(math.pi)).all()
+    np.testing.assert_allclose(np.cos(after - yaws.astype(np.float64)), 1, atol=1e-6)
+
+
+def test_half_a_turn_is_wrapped_to_its_negative():
+    np.testing.assert_allclose(wrapped(np.array([math.pi, -math.pi, 3 * math.pi, 0.0])), [-math.pi] * 3 + [0])
+
+
+def test_angles_that_are_not_finite_stay_so():
+    assert np.isnan(wrapped(np.array([math.nan, math.inf, 1.0]))).tolist() == [True, True, False]

@@ -53,6 +53,13 @@ def test_an_object_without_a_plane_is_not_drawn():
     assert drawn.count_nonzero() == 0
 
 
+def test_a_peak_that_is_wider_than_the_map_takes_no_more_memory_than_the_map():
+    # Its square has (2 * 10^6 + 1)^2 cells; over the 12 that there are it is flat.
+    drawn = draw_gaussians(torch.tensor([1]), torch.tensor([[1, 1]]), torch.tensor([10**6]), shape=(2, 3, 4))
+    assert drawn[0].count_nonzero() == 0
+    torch.testing.assert_close(drawn[1], torch.ones(3, 4))
+
+
 def test_no_objects():
     none = torch.zeros(0, dtype=torch.int64)
     assert draw_gaussians(none, none.reshape(0, 2), none, shape=(2, 3, 4)).tolist() == torch.zeros(2, 3, 4).tolist()

@@ -48,6 +48,7 @@ def test_the_grid_counts_cells_along_z_y_x():
         ((0, 0, 0, float("inf"), 3, 2), (1, 1, 1), "point_range"),
         ((0, 0, 0, 4, 3, 2), (1, 1, 5), "no whole cell"),
         ((0, 0, 0, 4, 3, 2), (1e-9, 1, 1), "too many"),
+        ((0, 0, 0, 1e10, 3, 2), (1e-300, 1, 1), "too many"),
     ],
 )
 def test_an_impossible_grid_is_refused(point_range, voxel_size, words):

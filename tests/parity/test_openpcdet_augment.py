@@ -10,9 +10,8 @@ import pytest
 
 from sightline.data.ground_truth_database import GroundTruthDatabase
 from sightline.data.transforms.ground_truth_paste import Candidates, PasteConfig, PasteObjects
-from sightline.data.transforms.points import PointScene, WorldMove, move_world, wrapped
-from sightline.ops.frames import Calibration
-from sightline.ops.point_pairs import inside_pairs
+from sightline.data.transforms.points import PointScene, WorldMove, move_world
+from sightline.ops.frames import Calibration, wrapped
 from tests.conftest import oracle
 
 TOLERANCE = {"rtol": 1e-6, "atol": 2e-5}
@@ -69,15 +68,6 @@ def test_changes_in_a_row_are_the_recorded_ones():
         boxes = arrays[f"{case}/boxes"]
         np.testing.assert_allclose(after.boxes3d[:, :6], boxes[:, :6], **TOLERANCE, err_msg=case)
         np.testing.assert_allclose(wrapped(after.boxes3d[:, 6]), boxes[:, 6], **TOLERANCE, err_msg=case)
-
-
-def test_the_quick_search_finds_the_recorded_points_in_boxes():
-    with np.load(oracle("openpcdet", "data_box_utils.npz")) as arrays:
-        boxes, points = arrays["boxes"], arrays["points_in_boxes_pts"]
-        found = np.zeros_like(arrays["points_in_boxes_mask"])
-        rows, owners = inside_pairs(points, boxes)
-        found[owners, rows] = True
-        np.testing.assert_array_equal(found, arrays["points_in_boxes_mask"])
 
 
 class RecordedSampling:

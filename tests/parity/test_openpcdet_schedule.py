@@ -30,5 +30,11 @@ def test_every_iteration_has_the_recorded_rate_and_momentum():
             schedule = Schedule(config, lr=float(case[4]), momentum=0.9, rules=ALL_ALIKE, length=length)
             values = [schedule.at(Progress(i, i, i // iterations_per_epoch))[0] for i in range(iterations)]
             np.testing.assert_allclose([v.lr for v in values], arrays[f"{case[1]}/lr"], rtol=1e-9, err_msg=case[1])
+            of_groups = arrays[f"{case[1]}/group_lr"]  # (first iterations, groups): all groups have one rate
+            np.testing.assert_allclose(
+                of_groups, np.repeat([[v.lr] for v in values[: len(of_groups)]], of_groups.shape[1], axis=1), rtol=1e-9
+            )
+            first, last = arrays[f"{case[1]}/group_betas_first_last"]
+            np.testing.assert_allclose([first[0], last[0]], [values[0].momentum, values[-1].momentum])
             momentum = arrays[f"{case[1]}/momentum"]
             np.testing.assert_allclose([v.momentum for v in values], momentum, rtol=1e-9, err_msg=case[1])

@@ -37,6 +37,7 @@ def test_every_anchor_has_the_recorded_target():
                 np.testing.assert_array_equal(targets.labels[boxes] + 1, arrays[f"{case}/pos_label"], err_msg=case)
                 np.testing.assert_array_equal(ignored, arrays[f"{case}/ignored_index"], err_msg=case)
                 codes = encode_residuals(targets.boxes3d[boxes], grid.boxes(index))
+                assert len(index) == arrays[f"{case}/reg_weight_sum"]  # every positive weighs 1, nothing else anything
                 np.testing.assert_allclose(codes, arrays[f"{case}/pos_target"], rtol=1e-6, atol=2e-5, err_msg=case)
                 told = counts[case]
                 assert (len(index), len(ignored), grid.num_anchors) == (

@@ -39,10 +39,12 @@ def test_made_up_points_on_edges_and_at_the_limits():
             size, max_points, max_voxels = settings[name]
             grid = VoxelGrid(tuple(recorded["range"].tolist()), tuple(size.tolist()))
             same(voxelized(points, grid, max_points, max_voxels), recorded, name)
+        assert settings
 
 
 def test_real_frames():
     meta = json.loads(oracle("openpcdet", "voxels_real_meta.json").read_text())
+    assert meta
     with np.load(oracle("openpcdet", "voxels_real.npz")) as recorded:
         for name, facts in meta.items():
             config, _, frame = name.split("/")

@@ -31,6 +31,8 @@ MATRICES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
 """What is read of a calibration, and the shape of each."""
 ROTATION_TOLERANCE = 0.01
 """KITTI's files are exact to 1e-5; numbers that were rounded to two digits still pass."""
+LARGEST_NUMBER = 1e5
+"""Metres, pixels or radians: what is larger in a label, a calibration or a plane is a mistake, and spoils float32."""
 
 _NUMBER = rb"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _IS_NUMBER = re.compile(_NUMBER)
@@ -195,6 +197,9 @@ def parse_calibration(data: bytes) -> CalibrationFile:
 
 def _impossible(name: str, matrix: Array) -> str:
     """Why a matrix cannot be what it is called, or an empty text."""
+    largest = np.abs(matrix).max()
+    if largest > LARGEST_NUMBER:
+        return f"has numbers up to {largest:.6g}; at most {LARGEST_NUMBER:,.0f} can be true"
     if name == "P2":
         if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
             return f"has the focal lengths {matrix[0, 0]:.6g} and {matrix[1, 1]:.6g}; both must be positive"
@@ -204,9 +209,8 @@ def _impossible(name: str, matrix: Array) -> str:
             )
         return ""
     rotation = matrix[:, :3]
-    with np.errstate(over="ignore", invalid="ignore"):
-        error = np.abs(rotation @ rotation.T - np.eye(3)).max()
-    if not error <= ROTATION_TOLERANCE:
+    error = np.abs(rotation @ rotation.T - np.eye(3)).max()
+    if error > ROTATION_TOLERANCE:
         return f"is no rotation: times its transpose it is off the unit matrix by {error:.3g}"
     if np.linalg.det(rotation) < 0:
         return "is a reflection, not a rotation: its determinant is -1"
@@ -241,4 +245,7 @@ def read_plane_file(path: str) -> tuple[Array, list[Problem]]:
     length = math.hypot(*numbers[:3])
     if not 0 < length < math.inf or abs(plane[1]) < 0.5 * length:
         return none, [Problem("bad_plane", f"{shown_row(plane)} is no ground: its normal must point up or down", line)]
+    if abs(plane[3]) > LARGEST_NUMBER * length:
+        message = f"{shown_row(plane)} is no ground: it is more than {LARGEST_NUMBER:,.0f} m from the camera"
+        return none, [Problem("bad_plane", message, line)]
     return plane / (length if plane[1] < 0 else -length), []

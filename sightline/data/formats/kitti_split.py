@@ -19,6 +19,7 @@ from sightline.data.faults import make_fault
 from sightline.data.formats.image_files import entries_of, is_folder, is_image_name
 from sightline.data.formats.kitti_files import (
     CAMERA_BOX,
+    LARGEST_NUMBER,
     MATRICES,
     CalibrationFile,
     LabelFile,
@@ -248,6 +249,12 @@ class SplitReader:
         drop(types < 0, "unknown_class", unknown)
         is_object = (types >= 0) & (types != type_names.index(DONT_CARE))
         boxes, sizes, occlusions = numbers[:, 3:7], numbers[:, 7:10], numbers[:, 1]
+        largest = np.abs(numbers).max(axis=1)
+        drop(
+            largest > LARGEST_NUMBER,
+            "bad_value",
+            lambda row: f"a number is as large as {largest[row]:.6g}; at most {LARGEST_NUMBER:,.0f} can be true",
+        )
         drop(
             ~np.isin(occlusions, OCCLUSIONS),
             "bad_value",

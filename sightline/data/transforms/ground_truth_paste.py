@@ -90,7 +90,8 @@ class PasteConfig(Config):
         if not isinstance(given[0], tuple) and len(given) != len(class_names):
             raise ConfigError(
                 f"{key}: {counted(len(given), 'number')} for {counted(len(class_names), 'class')} ({known}). Give one "
-                f"for all, one for each in this order, or some by name: [[{printable(class_names[0])}, 15]]."
+                f"for all without brackets, one for each in this order, or some by name: "
+                f"[[{printable(class_names[0])}, 15]]."
             )
         return by_label
 

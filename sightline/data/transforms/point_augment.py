@@ -29,10 +29,9 @@ from sightline.data.transforms.points import (
     move_objects,
     move_world,
     shuffled,
-    wrapped,
 )
 from sightline.data.transforms.pyramids import PyramidConfig, change_pyramids
-from sightline.ops.frames import Calibration
+from sightline.ops.frames import Calibration, wrapped
 
 Array = np.ndarray[Any, Any]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -121,12 +121,6 @@ def _moved(rows: Array, matrix: Array) -> Array:
     return moved
 
 
-def wrapped(yaws: Array) -> Array:
-    """Angles in [-pi, pi), of the same type."""
-    turns: Array = np.floor(yaws.astype(np.float64) / (2 * math.pi) + 0.5)
-    return (yaws - turns * 2 * math.pi).astype(yaws.dtype)
-
-
 # Single objects
 
 

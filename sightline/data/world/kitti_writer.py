@@ -32,7 +32,7 @@ from sightline.data.world.config import CLASS_NAMES, LidarConfig, WorldConfig
 from sightline.data.world.lidar import Sweep, sweep_scene
 from sightline.data.world.render import Rendering, render_scene
 from sightline.data.world.scene import Scene, make_scene
-from sightline.ops.frames import Calibration
+from sightline.ops.frames import Calibration, wrapped
 
 PictureSuffix = Literal[".png", ".jpg"]
 
@@ -44,7 +44,7 @@ FULLY_VISIBLE, PARTLY_VISIBLE = 0.9, 0.5
 """Smallest share of an object that is seen at occlusion 0, and at 1; below it is 2."""
 
 _DONT_CARE = "DontCare -1 -1 -10 {} -1 -1 -1 -1000 -1000 -1000 -10"
-_JPEG_QUALITY = 92
+JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,9 @@ def _label_lines(rendering: Rendering) -> list[str]:
         thing = scene.objects[number]
         length, wide, tall = thing.box3d[3:6]
         x, y, z = transform(thing.ground_position, camera_from_world)
-        rotation = _wrapped(ego_yaw - thing.yaw - np.pi / 2)  # 0 where the object heads to the right of the picture
-        alpha = _wrapped(rotation - np.arctan2(x, z))
+        # 0 where the object heads to the right of the picture
+        rotation = float(wrapped(np.asarray(ego_yaw - thing.yaw - np.pi / 2)))
+        alpha = float(wrapped(rotation - np.arctan2(x, z)))
         seen = truth.visible_fraction[row]
         occlusion = 0 if seen >= FULLY_VISIBLE else 1 if seen >= PARTLY_VISIBLE else 2
         numbers = _numbers((tall, wide, length, x, y, z, rotation))
@@ -168,7 +169,7 @@ def _label_lines(rendering: Rendering) -> list[str]:
 
 def _write_frame(folder: Path, stem: str, frame: KittiFrame, pictures: PictureSuffix) -> None:
     (folder / "velodyne" / f"{stem}.bin").write_bytes(frame.sweep.points.astype("<f4").tobytes())
-    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if pictures == ".jpg" else []
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if pictures == ".jpg" else []
     _, encoded = cv2.imencode(pictures, frame.rendering.image[:, :, ::-1], options)
     (folder / "image_2" / f"{stem}{pictures}").write_bytes(encoded.tobytes())
     (folder / "label_2" / f"{stem}.txt").write_text("".join(f"{line}\n" for line in frame.labels))
@@ -189,7 +190,3 @@ def _write_frame(folder: Path, stem: str, frame: KittiFrame, pictures: PictureSu
 
 def _numbers(values: Array | tuple[float, ...]) -> str:
     return " ".join(f"{value:.4f}" for value in np.asarray(values).tolist())
-
-
-def _wrapped(angle: float) -> float:
-    return float((angle + np.pi) % (2 * np.pi) - np.pi)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sightline.data.world.camera import Array
+from sightline.ops.frames import wrapped
 
 _PAIRS_AT_ONCE = 1 << 17
 """So many are worked on together that their numbers stay in the processor's cache."""
@@ -170,7 +171,7 @@ def _tangent_bounds(corners: Array) -> tuple[Array, Array]:
 def _azimuth_bounds(corners: Array) -> tuple[Array, Array]:
     """(F,) right and left end of every face, radians; the left end is not below the right one."""
     azimuth = np.arctan2(corners[..., 1], corners[..., 0])
-    steps = _wrapped(np.roll(azimuth, -1, axis=1) - azimuth)
+    steps = wrapped(np.roll(azimuth, -1, axis=1) - azimuth)
     turned = np.concatenate([np.zeros((len(corners), 1)), np.cumsum(steps[:, :-1], axis=1)], axis=1)
     right, left = azimuth[:, 0] + turned.min(axis=1), azimuth[:, 0] + turned.max(axis=1)
     around = _turns_around(corners[..., :2])
@@ -180,11 +181,7 @@ def _azimuth_bounds(corners: Array) -> tuple[Array, Array]:
 def _turns_around(flat: Array) -> Array:
     """(F,) bool: the face (F, K, 2) lies above or below the sensor."""
     azimuth = np.arctan2(flat[..., 1], flat[..., 0])
-    return np.asarray(np.abs(_wrapped(np.roll(azimuth, -1, axis=1) - azimuth).sum(axis=1)) > np.pi)
-
-
-def _wrapped(angles: Array) -> Array:
-    return np.asarray((angles + np.pi) % (2 * np.pi) - np.pi)
+    return np.asarray(np.abs(wrapped(np.roll(azimuth, -1, axis=1) - azimuth).sum(axis=1)) > np.pi)
 
 
 class _Pairs(NamedTuple):

@@ -32,13 +32,11 @@ import yaml
 from sightline.config.errors import ConfigError, DataError, did_you_mean
 from sightline.data.world.camera import Array
 from sightline.data.world.config import CLASS_NAMES, WORLD_VERSION, EmbeddedLidarConfig, LidarConfig, WorldConfig
-from sightline.data.world.kitti_writer import PictureSuffix, write_kitti
+from sightline.data.world.kitti_writer import JPEG_QUALITY, PictureSuffix, write_kitti
 from sightline.data.world.render import render_sample
 from sightline.data.world.truth import ImageTruth
 
 WorldFormat = Literal["yolo", "coco", "voc", "kitti"]
-
-JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
 from sightline.config.base import Config
 from sightline.config.errors import ConfigError, did_you_mean
 from sightline.config.printable import printable
+
+Length = Annotated[FiniteFloat, Field(gt=0)]
+Weight = Annotated[FiniteFloat, Field(ge=0)]
 
 BOX_CODE = 7
 """Numbers of a box's code."""
@@ -20,11 +23,11 @@ class AnchorConfig(Config):
 
     class_name: str = ""
     """Class of the data that these anchors answer for; empty: they belong to the classes in their order."""
-    sizes: tuple[tuple[PositiveFloat, PositiveFloat, PositiveFloat], ...] = Field(min_length=1)
+    sizes: tuple[tuple[Length, Length, Length], ...] = Field(min_length=1)
     """(dx, dy, dz) of each, metres."""
-    rotations: tuple[float, ...] = Field((0.0, 1.57), min_length=1)
+    rotations: tuple[FiniteFloat, ...] = Field((0.0, 1.57), min_length=1)
     """Yaw of each, radians."""
-    bottom: float
+    bottom: FiniteFloat
     """Height of their lower face, metres, LiDAR frame."""
     matched_iou: float = Field(gt=0, le=1)
     """Anchors whose bird's-eye IoU with a box of the class reaches this answer for it."""
@@ -58,19 +61,19 @@ def _kitti_anchors() -> tuple[AnchorConfig, ...]:
 class AnchorLossConfig(Config):
     """Weights of the parts of the loss."""
 
-    class_weight: NonNegativeFloat = 1.0
+    class_weight: Weight = 1.0
     """Of the focal loss of the classes."""
-    box_weight: NonNegativeFloat = 2.0
+    box_weight: Weight = 2.0
     """Of the smooth L1 loss of the boxes."""
-    direction_weight: NonNegativeFloat = 0.2
+    direction_weight: Weight = 0.2
     """Of the cross-entropy of the directions."""
-    code_weights: tuple[NonNegativeFloat, ...] = Field((1.0,) * BOX_CODE, min_length=BOX_CODE, max_length=BOX_CODE)
+    code_weights: tuple[Weight, ...] = Field((1.0,) * BOX_CODE, min_length=BOX_CODE, max_length=BOX_CODE)
     """Factors of the differences in x, y, z, dx, dy, dz and yaw, before the loss is taken."""
     focal_alpha: float = Field(0.25, ge=0, le=1)
     """Weight of positives in the focal loss; negatives have the rest."""
-    focal_gamma: NonNegativeFloat = 2.0
+    focal_gamma: Weight = 2.0
     """Damping of easy answers in the focal loss."""
-    smooth_l1_beta: NonNegativeFloat = 1 / 9
+    smooth_l1_beta: Weight = 1 / 9
     """Below this difference the loss of the boxes is quadratic."""
 
 
@@ -83,9 +86,9 @@ class AnchorHead3DConfig(Config):
     """Anchors stand in the middle of their cells; otherwise the outermost ones stand on the edge of the range."""
     direction_bins: NonNegativeInt = 2
     """Into so many parts a turn is divided, and which part is right is predicted apart from the yaw; 0: not at all."""
-    direction_offset: float = 0.78539
+    direction_offset: FiniteFloat = 0.78539
     """Where the first direction bin begins, radians."""
-    direction_limit_offset: float = 0.0
+    direction_limit_offset: FiniteFloat = 0.0
     """Where a period of the decoded yaw begins, in periods."""
     loss: AnchorLossConfig = Field(default_factory=AnchorLossConfig)
     """Weights of the loss."""
@@ -104,6 +107,13 @@ class AnchorHead3DConfig(Config):
         if any(names) and (not all(names) or len(set(names)) != len(names)):
             raise ValueError(f"anchors: give every entry a class_name of its own, or none of them; got {names}.")
         return self
+
+    def without_effect(self) -> dict[str, str]:
+        """What belongs to directions where none are predicted."""
+        if self.direction_bins:
+            return {}
+        keys = ("direction_offset", "direction_limit_offset", "loss.direction_weight")
+        return dict.fromkeys(keys, "no direction is predicted (model.head.direction_bins=0)")
 
     def anchors_of(self, class_names: Sequence[str]) -> tuple[AnchorConfig, ...]:
         """(K,) the anchors of each class.

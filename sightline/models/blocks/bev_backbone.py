@@ -5,10 +5,11 @@ Shapes: B samples, C channels, H x W cells.
 
 from __future__ import annotations
 
-from typing import Self
+import math
+from typing import Annotated, Self
 
 import torch
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from sightline.config.base import Config
@@ -17,6 +18,10 @@ from sightline.ops.filled_cells import FilledCells, conv_of_cells
 
 NORM_EPS = 1e-3
 NORM_MOMENTUM = 0.01
+NEARLY_WHOLE = 1e-3
+"""A third may be written as 0.333."""
+MOST_STEPS = 1024
+"""Of the resolution of a stage; the weights grow with the square."""
 
 
 class BevBackboneConfig(Config):
@@ -28,7 +33,7 @@ class BevBackboneConfig(Config):
     """How much coarser each stage is than the one before."""
     channels: tuple[PositiveInt, ...] = (64, 128, 256)
     """Channels of each stage."""
-    up_strides: tuple[PositiveFloat, ...] = (1.0, 2.0, 4.0)
+    up_strides: tuple[Annotated[FiniteFloat, Field(gt=0)], ...] = (1.0, 2.0, 4.0)
     """How much finer each stage's output is made before all are joined; below 1 coarser."""
     up_channels: tuple[PositiveInt, ...] = (128, 128, 128)
     """Channels of each stage in the joined map."""
@@ -39,17 +44,22 @@ class BevBackboneConfig(Config):
         if len(set(lengths.values())) != 1 or not self.layers:
             told = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise ValueError(f"every list needs one entry for each stage, but their lengths are: {told}.")
-        reached = 1.0
+        reached = 1
         resolutions = set()
         for stride, up in zip(self.strides, self.up_strides, strict=True):
-            if up >= 1 and up != int(up):
-                raise ValueError(f"up_strides: expected whole numbers, or 1 over one, got {up}.")
+            finer, coarser = _whole_steps(up)
             reached *= stride
-            resolutions.add(round(reached / up, 6))
+            resolutions.add(reached * coarser / finer)
         if len(resolutions) != 1:
             raise ValueError(
                 f"strides {list(self.strides)} and up_strides {list(self.up_strides)} bring the stages to different "
                 f"resolutions (strides {sorted(resolutions)} of the input), so they cannot be joined."
+            )
+        (resolution,) = resolutions
+        if resolution != int(resolution):
+            raise ValueError(
+                f"strides {list(self.strides)} and up_strides {list(self.up_strides)} make a map with {resolution:g} "
+                "cells of the input along each of its own; it must be a whole number."
             )
         return self
 
@@ -61,7 +71,21 @@ class BevBackboneConfig(Config):
     @property
     def stride(self) -> int:
         """Cells of the input along one cell of the joined map."""
-        return round(self.strides[0] / self.up_strides[0])
+        finer, coarser = _whole_steps(self.up_strides[0])
+        return self.strides[0] * coarser // finer
+
+    @property
+    def divisor(self) -> int:
+        """Cells of the input along x and y must be a multiple of it, so that every stage has whole cells."""
+        return math.lcm(math.prod(self.strides), self.stride)
+
+
+def _whole_steps(up: float) -> tuple[int, int]:
+    """How many times finer, and how many times coarser, a resolution becomes; one of them is 1."""
+    steps = up if up >= 1 else 1 / up
+    if abs(steps - round(steps)) > NEARLY_WHOLE * steps or steps > MOST_STEPS:
+        raise ValueError(f"up_strides: expected whole numbers, or 1 over one, up to {MOST_STEPS}, got {up:g}.")
+    return (round(steps), 1) if up >= 1 else (1, round(steps))
 
 
 class MapConv(nn.Conv2d):
@@ -92,12 +116,12 @@ def _conv(
 
 def _resample(in_channels: int, out_channels: int, up: float, eps: float, momentum: float) -> nn.Sequential:
     """To a resolution ``up`` times finer; every cell becomes up x up cells, or as many cells become one."""
+    finer, coarser = _whole_steps(up)
     conv: nn.Module
-    if up >= 1:
-        conv = nn.ConvTranspose2d(in_channels, out_channels, int(up), int(up), bias=False)
+    if coarser == 1:
+        conv = nn.ConvTranspose2d(in_channels, out_channels, finer, finer, bias=False)
     else:
-        down = round(1 / up)
-        conv = nn.Conv2d(in_channels, out_channels, down, down, bias=False)
+        conv = nn.Conv2d(in_channels, out_channels, coarser, coarser, bias=False)
     return nn.Sequential(conv, MapBatchNorm(out_channels, eps=eps, momentum=momentum), nn.ReLU(inplace=True))
 
 
@@ -140,7 +164,7 @@ class BevBackbone(nn.Module):
     def forward(self, bev: Tensor | FilledCells) -> Tensor:
         """(B, C, H, W), or its filled cells -> (B, out_channels, H / stride, W / stride).
 
-        H and W are multiples of all strides.
+        H and W are multiples of the config's ``divisor``.
         """
         return torch.cat(self.levels(bev), dim=1)
 

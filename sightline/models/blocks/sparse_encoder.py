@@ -149,7 +149,7 @@ class SparseEncoder(nn.Module):
         """From voxels to the sites of the map.
 
         Args:
-            features: (V, C).
+            features: (V, C); computed on in the type of the weights.
             coords: (V, 4) int64 of each: sample, z, y, x; none twice.
             num_samples: B.
 
@@ -157,6 +157,7 @@ class SparseEncoder(nn.Module):
             Sites on the grid of ``map_shape``; ``to_bev()`` makes the map (B, out_channels, H', W') of them.
         """
         layers = self._layers
+        features = features.to(self.flatten.norm.weight.dtype)
         tensor = layers.enter(SparseTensor(features, Sites(coords, self._shape, num_samples)))
         tensor = self.stem(tensor)
         for stage in self.stages:

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from sightline.config.base import Config
 from sightline.models.blocks.bev_backbone import BevBackboneConfig
+from sightline.models.blocks.bev_grid import check_cells
 from sightline.models.blocks.sparse_encoder import SparseEncoderConfig
 from sightline.models.centerpoint.head_config import CenterHeadConfig
 from sightline.models.centerpoint.targets import CenterGrid
@@ -43,27 +44,6 @@ class CenterPointConfig(Config, abc.ABC):
         size_x, size_y, _ = self.grid.voxel_size
         return CenterGrid(self.point_range[:2], (size_x, size_y), stride, (height // stride, width // stride))
 
-    @model_validator(mode="after")
-    def _the_map_can_be_divided(self) -> Self:
-        grid = self.grid
-        low, high = self.point_range[:3], self.point_range[3:]
-        coarsest = self.encoder_stride
-        for stride in self.backbone.strides:
-            coarsest *= stride
-        for axis, cells in enumerate(reversed(grid.shape_zyx)):
-            wanted, size = grid.voxel_size[axis], (high[axis] - low[axis]) / cells
-            if abs(size - wanted) > 1e-3 * size:
-                raise ValueError(
-                    f"point_range: {'xyz'[axis]} from {low[axis]:g} to {high[axis]:g} m is not a whole number of "
-                    f"cells of {wanted:g} m; {size:g} m would be."
-                )
-            if axis < 2 and cells % coarsest:
-                raise ValueError(
-                    f"point_range: {cells} cells of {wanted:g} m along {'xy'[axis]}, but all strides together need a "
-                    f"multiple of {coarsest}."
-                )
-        return self
-
 
 class CenterPointPillarConfig(CenterPointConfig):
     """CenterPoint on pillars."""
@@ -80,7 +60,8 @@ class CenterPointPillarConfig(CenterPointConfig):
     """Channels of the layers on a pillar's points."""
 
     @model_validator(mode="after")
-    def _channels_can_be_halved(self) -> Self:
+    def _sizes_fit(self) -> Self:
+        check_cells(self.grid, key="pillar_size", noun="pillars", divisor=self.backbone.divisor)
         if any(width % 2 for width in self.pillar_channels[:-1]):
             raise ValueError(f"pillar_channels: only the last can be odd, got {list(self.pillar_channels)}.")
         return self
@@ -116,8 +97,9 @@ class CenterPointVoxelConfig(CenterPointConfig):
     """The sparse convolutions on voxels."""
 
     @model_validator(mode="after")
-    def _heights_suffice(self) -> Self:
+    def _sizes_fit(self) -> Self:
         self.encoder.map_shape(self.grid.shape_zyx)
+        check_cells(self.grid, key="voxel_size", noun="voxels", divisor=self.encoder.stride * self.backbone.divisor)
         return self
 
     @property

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
 from sightline.config.base import Config
 from sightline.config.errors import ConfigError, did_you_mean
 from sightline.config.printable import printable
+
+Weight = Annotated[FiniteFloat, Field(ge=0)]
 
 BOX_CODES = 8
 """Numbers told at a centre: offset x, y; z; logarithms of dx, dy, dz; cosine and sine of the yaw."""
@@ -19,11 +21,11 @@ VELOCITY_CODES = 2
 class CenterLossConfig(Config):
     """Weights of the parts of the loss."""
 
-    heatmap_weight: NonNegativeFloat = 1.0
+    heatmap_weight: Weight = 1.0
     """Of the focal loss of the heat maps."""
-    box_weight: NonNegativeFloat = 2.0
+    box_weight: Weight = 2.0
     """Of the absolute differences of the boxes."""
-    code_weights: tuple[NonNegativeFloat, ...] | None = None
+    code_weights: tuple[Weight, ...] | None = None
     """Factors of the differences in offset x, y, in z, in the logarithms of dx, dy, dz, in cosine and sine of the yaw
     and, with velocity, in vx, vy; 1 each, and 0.2 for the velocities, when left out."""
 

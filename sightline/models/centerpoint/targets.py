@@ -48,7 +48,8 @@ def center_targets(
     """Draw the heat maps, and encode the boxes, of a whole batch at once.
 
     A box whose centre is beside of the map belongs to the outermost cell, as in the authors' program. Boxes without
-    length or width are not trained.
+    length, width or height are not trained, nor are those with a number that is not finite, velocities aside: their
+    loss would not be finite either.
 
     Args:
         targets: The true boxes; at least 9 numbers each with ``velocity``.
@@ -68,7 +69,8 @@ def center_targets(
         raise ValueError(f"boxes3d: velocities are wanted, but boxes have {targets.boxes3d.shape[1]} numbers.")
     # A division by a number would be a multiplication by its rounded inverse on some devices.
     size = targets.boxes3d.new_tensor(grid.voxel_size)
-    boxes = ((targets.boxes3d[:, 3:5] > 0).all(dim=1) & (targets.labels >= 0)).nonzero().squeeze(1)
+    is_box = (targets.boxes3d[:, 3:6] > 0).all(dim=1) & targets.boxes3d[:, :7].isfinite().all(dim=1)
+    boxes = (is_box & (targets.labels >= 0)).nonzero().squeeze(1)
     boxes3d, labels = targets.boxes3d[boxes], targets.labels[boxes]
     counts = torch.tensor(targets.counts, dtype=torch.int64, device=boxes.device)
     samples = torch.repeat_interleave(counts, output_size=len(targets.labels))[boxes]
@@ -79,7 +81,8 @@ def center_targets(
     places = torch.minimum(places.clamp(min=0), last)  # (P, 2) in cells
     columns_rows = places.long()
     sides = boxes3d[:, 3:5] / size / grid.stride
-    radii = gaussian_radius(sides[:, 1], sides[:, 0], min_overlap=min_overlap).long().clamp(min=min_radius)
+    radii = gaussian_radius(sides[:, 1], sides[:, 0], min_overlap=min_overlap).long()
+    radii = radii.clamp(min=min_radius, max=max(height, width, min_radius))  # nonsense must not fill the memory
     samples_of_all = len(targets.counts)
     planes = samples * num_classes + labels
     heatmaps = draw_gaussians(planes, columns_rows, radii, shape=(samples_of_all * num_classes, height, width))

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from sightline.config.base import Config
 from sightline.models.blocks.anchor_config import AnchorHead3DConfig
 from sightline.models.blocks.bev_backbone import BevBackboneConfig
+from sightline.models.blocks.bev_grid import check_cells
 from sightline.ops.voxelize import VoxelGrid
 
 
@@ -33,25 +34,8 @@ class PointPillarsConfig(Config):
     """Anchors, loss, and which detections are kept."""
 
     @model_validator(mode="after")
-    def _the_map_can_be_divided(self) -> Self:
-        _, height, width = self.grid.shape_zyx
-        low, high = self.point_range[:3], self.point_range[3:]
-        for axis, cells in enumerate((width, height)):
-            size = (high[axis] - low[axis]) / cells
-            if abs(size - self.pillar_size[axis]) > 1e-3 * size:
-                raise ValueError(
-                    f"pillar_size: {'xy'[axis]} from {low[axis]:g} to {high[axis]:g} m is not a whole number of "
-                    f"pillars of {self.pillar_size[axis]:g} m; {size:g} m would be."
-                )
-        coarsest = 1
-        for stride in self.backbone.strides:
-            coarsest *= stride
-        for name, cells in (("x", width), ("y", height)):
-            if cells % coarsest:
-                raise ValueError(
-                    f"point_range, pillar_size: {cells} pillars along {name}, but the backbone's strides need a "
-                    f"multiple of {coarsest}."
-                )
+    def _sizes_fit(self) -> Self:
+        check_cells(self.grid, key="pillar_size", noun="pillars", divisor=self.backbone.divisor)
         if any(width % 2 for width in self.pillar_channels[:-1]):
             raise ValueError(f"pillar_channels: only the last can be odd, got {list(self.pillar_channels)}.")
         return self

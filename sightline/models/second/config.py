@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from sightline.config.base import Config
 from sightline.models.blocks.anchor_config import AnchorHead3DConfig
 from sightline.models.blocks.bev_backbone import BevBackboneConfig
+from sightline.models.blocks.bev_grid import check_cells
 from sightline.models.blocks.sparse_encoder import SparseEncoderConfig
 from sightline.ops.voxelize import VoxelGrid
 
@@ -40,26 +41,9 @@ class SecondConfig(Config):
     """Anchors, loss, and which detections are kept."""
 
     @model_validator(mode="after")
-    def _the_map_can_be_divided(self) -> Self:
-        shape_zyx = self.grid.shape_zyx
-        low, high = self.point_range[:3], self.point_range[3:]
-        for axis, cells in enumerate(reversed(shape_zyx)):
-            size = (high[axis] - low[axis]) / cells
-            if abs(size - self.voxel_size[axis]) > 1e-3 * size:
-                raise ValueError(
-                    f"voxel_size: {'xyz'[axis]} from {low[axis]:g} to {high[axis]:g} m is not a whole number of "
-                    f"voxels of {self.voxel_size[axis]:g} m; {size:g} m would be."
-                )
-        self.encoder.map_shape(shape_zyx)
-        coarsest = self.encoder.stride
-        for stride in self.backbone.strides:
-            coarsest *= stride
-        for name, cells in (("x", shape_zyx[2]), ("y", shape_zyx[1])):
-            if cells % coarsest:
-                raise ValueError(
-                    f"point_range, voxel_size: {cells} voxels along {name}, but the encoder and the backbone's "
-                    f"strides need a multiple of {coarsest}."
-                )
+    def _sizes_fit(self) -> Self:
+        self.encoder.map_shape(self.grid.shape_zyx)
+        check_cells(self.grid, key="voxel_size", noun="voxels", divisor=self.encoder.stride * self.backbone.divisor)
         return self
 
     @property

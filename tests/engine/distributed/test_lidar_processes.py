@@ -8,7 +8,7 @@ import torch
 from sightline import api
 from sightline.engine.building import settle
 from tests.engine.distributed.test_processes import assert_same_losses, assert_same_weights, live, samples_by_step
-from tests.faults.tiny_lidar import RECIPE, changes_with
+from tests.faults.tiny_lidar import RECIPE, TINY_PILLARS, TINY_VOXELS, changes_with
 from tests.together import together
 
 LONG = ("epochs=4", "evaluate.every_epochs=2", "lr=3e-4", "channels_last=false", "model.head.score_threshold=0.005")
@@ -22,10 +22,10 @@ def _cache_of_the_world(tmp_path_factory):
         yield
 
 
-def detector(processes, folder, changes):
+def detector(processes, folder, recipe, changes):
     """A tiny detector in double precision: what rounding does in single precision grows by training."""
     torch.set_num_threads(1)
-    config = settle(api.resolve(RECIPE, changes_with(*changes))[0])
+    config = settle(api.resolve(recipe, changes)[0])
     problem = config.open(share=processes.share)
     problem.task.double()
     return live(processes, config, problem, folder, False)
@@ -33,17 +33,19 @@ def detector(processes, folder, changes):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "changes",
+    ("recipe", "changes"),
     [
-        LONG,  # the last batch of an epoch has one frame: none for the others
-        (*LONG, "accumulation.every=2", "batch_size=2", "max_grad_norm=0.5"),
-        (*LONG, "data.one_long_epoch=true"),
+        (RECIPE, changes_with(*LONG)),  # the last batch of an epoch has one frame: none for the others
+        (RECIPE, changes_with(*LONG, "accumulation.every=2", "batch_size=2", "max_grad_norm=0.5")),
+        (RECIPE, changes_with(*LONG, "data.one_long_epoch=true")),
+        ("centerpoint-world", changes_with(*LONG, "model.head.channels=8", model=TINY_PILLARS)),
+        ("second-world", changes_with(*LONG, model=TINY_VOXELS)),
     ],
 )
-def test_processes_see_the_frames_and_take_the_steps_of_one(tmp_path, changes):
-    alone = together(1, detector, tmp_path / "1", changes)
+def test_processes_see_the_frames_and_take_the_steps_of_one(tmp_path, recipe, changes):
+    alone = together(1, detector, tmp_path / "1", recipe, changes)
     for count in (2, 3):
-        results = together(count, detector, tmp_path / str(count), changes)
+        results = together(count, detector, tmp_path / str(count), recipe, changes)
         assert samples_by_step(results) == samples_by_step(alone)
         assert_same_losses(tmp_path / str(count), tmp_path / "1")
         assert_same_weights(tmp_path / str(count), tmp_path / "1")
