@@ -342,14 +342,17 @@ class CheckpointWriter:
 
 
 def clean_leftovers(run_dir: Path) -> list[str]:
-    """Remove what a killed process left half written or half deleted. Only the holder of the run's lock may.
+    """Remove what a killed process left half written or half deleted in a run's folder and the folders in it.
+
+    Only the holder of the run's lock may.
 
     Returns:
         Names of what was removed.
     """
     removed = []
-    for folder in (run_dir, run_dir / CHECKPOINTS_FOLDER):
-        if not folder.is_dir():
+    inside = [path for path in sorted(run_dir.iterdir()) if path.is_dir() and not path.is_symlink()]
+    for folder in (run_dir, *inside):
+        if not folder.is_dir():  # removed a moment ago
             continue
         for path in sorted(folder.iterdir()):
             if path.name.startswith(DISPLACED) and not (folder / path.name.removeprefix(DISPLACED)).exists():

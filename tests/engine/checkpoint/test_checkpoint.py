@@ -377,6 +377,10 @@ def test_leftovers_of_a_killed_process_are_cleaned_by_the_next_writer(tmp_path):
     (folder / ".removing-step_00000000").mkdir()
     (folder / ".writing-99-latest").write_text("half")
     (tmp_path / ".writing-99-status.json").write_text("half")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / ".writing-99-captions.json").write_text("half")
+    (tmp_path / "pictures" / "eval_000.jpg").write_text("whole")
     with CheckpointWriter(tmp_path):
+        assert [p.name for p in (tmp_path / "pictures").iterdir()] == ["eval_000.jpg"]
         assert sorted(p.name for p in folder.iterdir()) == ["latest", "step_00000001"]
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "pictures"]
