@@ -215,6 +215,7 @@ def run_session(
             loader,
             train_batches=config.log.train_pictures,
             eval_samples=config.log.eval_pictures,
+            sink=trackers,
         )
         every: list[Callback] = [logger, beat, console, result, gallery, trackers]
         stopwatch = OFF if config.profile is None else RunningStopwatch()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from sightline.engine.callback import Callback, EvaluationReport
 from sightline.engine.task import Loader, Picture, Task
+from sightline.engine.trackers.tracker import TrackedPicture
 from sightline.files.atomic_file import naming, replace_file
 
 if TYPE_CHECKING:
@@ -18,15 +20,28 @@ if TYPE_CHECKING:
 
 PICTURES_FOLDER = "pictures"
 CAPTIONS_FILE = "captions.json"
+QUALITY = 88
+"""Of JPEG files."""
 EVALUATION_FILE = "evaluation.json"
 TILE_PIXELS = 320
 MOST_TILES = 16
+TRACKED_PIXELS, MOST_TRACKED = 480, 4
+"""Size and number of an evaluation's samples in TensorBoard, whose files keep those of all evaluations."""
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
+class PictureSink(Protocol):
+    """Takes pictures: the trackers, for TensorBoard."""
+
+    def write_pictures(self, step: int, epoch: int, pictures: Mapping[str, TrackedPicture]) -> None:
+        """Take pictures of a step, by name."""
+
+
 class Gallery(Callback):
     """Writes ``pictures/train_batch_N.jpg``, ``pictures/eval_N.jpg``, their captions and ``evaluation.json``.
+
+    TensorBoard gets the training batches too, and of each evaluation the first samples as one picture.
 
     Args:
         run_dir: The run's folder.
@@ -34,9 +49,19 @@ class Gallery(Callback):
         loader: Of the training batches to look at; its first batches are made once more for it.
         train_batches: How many of them.
         eval_samples: How many samples of each evaluation.
+        sink: Takes pictures for TensorBoard.
     """
 
-    def __init__(self, run_dir: Path, task: Task, loader: Loader, *, train_batches: int, eval_samples: int) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        task: Task,
+        loader: Loader,
+        *,
+        train_batches: int,
+        eval_samples: int,
+        sink: PictureSink | None = None,
+    ) -> None:
         self.run_dir = run_dir
         self.task = task
         self.loader = loader
@@ -44,6 +69,9 @@ class Gallery(Callback):
         self.eval_samples = eval_samples
         self._captions: dict[str, str] = {}
         self._drawn = 0
+        self.sink = sink
+        self._first: list[Pixels] = []
+        """Of this evaluation, for TensorBoard."""
 
     def on_run_start(self, training: Training) -> None:
         """Draw the first training batches of a new run."""
@@ -55,7 +83,9 @@ class Gallery(Callback):
             tiles = [picture.pixels for picture in self.task.draw(fetched.batch, None)[:MOST_TILES]]
             if tiles:
                 caption = f"training batch {fetched.index} of the first epoch, as the network sees it"
-                self._write(f"train_batch_{fetched.index}.jpg", grid(tiles), caption)
+                together = grid(tiles)
+                self._write(f"train_batch_{fetched.index}.jpg", together, caption)
+                self._track(f"pictures/train_batch_{fetched.index}", together, 0, 0)
         self._write_captions()
 
     def on_batch(self, batch: Any, predictions: Sequence[Any]) -> None:
@@ -65,12 +95,18 @@ class Gallery(Callback):
         for picture in self.task.draw(batch, predictions)[: self.eval_samples - self._drawn]:
             self._write(f"eval_{self._drawn:03d}.jpg", picture.pixels, _caption(picture))
             self._drawn += 1
+            if len(self._first) < MOST_TRACKED:
+                self._first.append(picture.pixels)
 
     def on_evaluation_end(self, training: Training, report: EvaluationReport) -> None:
         """Write tables and curves; the next evaluation draws anew."""
         if report.losses_only:
             return
         self._drawn = 0
+        if self._first:
+            tiles = grid(self._first, tile_pixels=TRACKED_PIXELS)
+            self._track("pictures/predictions", tiles, report.step, report.epoch)
+        self._first = []
         self._write_captions()
         write_evaluation(self.run_dir / EVALUATION_FILE, report)
 
@@ -79,6 +115,11 @@ class Gallery(Callback):
         folder.mkdir(exist_ok=True)
         write_picture(folder / name, pixels)
         self._captions[name] = caption
+
+    def _track(self, name: str, pixels: Pixels, step: int, epoch: int) -> None:
+        if self.sink is not None:
+            picture = TrackedPicture(pixels.shape[1], pixels.shape[0], encoded(pixels))
+            self.sink.write_pictures(step, epoch, {name: picture})
 
     def _write_captions(self) -> None:
         path = self.run_dir / PICTURES_FOLDER / CAPTIONS_FILE
@@ -98,17 +139,26 @@ def write_picture(path: Path, pixels: Pixels) -> None:
     from PIL import Image
 
     with naming(path):
-        Image.fromarray(pixels).save(path, quality=88)
+        Image.fromarray(pixels).save(path, quality=QUALITY)
 
 
-def grid(tiles: Sequence[Pixels]) -> Pixels:
-    """Pictures in rows and columns, each shrunk to at most ``TILE_PIXELS``."""
+def encoded(pixels: Pixels) -> bytes:
+    """(H, W, 3) uint8 RGB as the bytes of a JPEG file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
+
+
+def grid(tiles: Sequence[Pixels], *, tile_pixels: int = TILE_PIXELS) -> Pixels:
+    """Pictures in rows and columns, each shrunk to at most ``tile_pixels``."""
     from PIL import Image
 
     small = []
     for tile in tiles:
         image = Image.fromarray(tile)
-        image.thumbnail((TILE_PIXELS, TILE_PIXELS))
+        image.thumbnail((tile_pixels, tile_pixels))
         small.append(np.asarray(image))
     height, width = max(t.shape[0] for t in small), max(t.shape[1] for t in small)
     columns = int(np.ceil(np.sqrt(len(small))))

@@ -21,7 +21,7 @@ from sightline.engine.trackers.apart import TrackerApart
 from sightline.engine.trackers.background import BackgroundTracker
 from sightline.engine.trackers.csv_table import CSV_FILE, CsvTracker
 from sightline.engine.trackers.tensorboard import TensorBoardTracker
-from sightline.engine.trackers.tracker import Histogram, TrackedRow, Tracker
+from sightline.engine.trackers.tracker import Histogram, TrackedPicture, TrackedRow, Tracker
 from sightline.files.atomic_file import replace_file
 
 if TYPE_CHECKING:
@@ -82,6 +82,12 @@ class Trackers(Callback):
         for tracker in self.trackers:
             if isinstance(tracker.tracker, TensorBoardTracker):
                 tracker.write(TrackedRow("histograms", step, epoch, {}, {}, time.time(), histograms))
+
+    def write_pictures(self, step: int, epoch: int, pictures: Mapping[str, TrackedPicture]) -> None:
+        """Pass on pictures to the tracker that shows them. Returns at once."""
+        for tracker in self.trackers:
+            if isinstance(tracker.tracker, TensorBoardTracker):
+                tracker.write(TrackedRow("pictures", step, epoch, {}, {}, time.time(), pictures=pictures))
 
     def state(self) -> dict[str, Any]:
         """Nothing; but a checkpoint is being taken, and what a kill must not lose after it is to be in the files."""

@@ -17,6 +17,7 @@ from sightline.engine.trackers.tracker import Histogram, TrackedRow
 
 FILE_VERSION = "brain.Event:2"
 """What every events file begins with."""
+_RGB = 3
 
 
 class TensorBoardTracker:
@@ -50,6 +51,15 @@ class TensorBoardTracker:
         for row in rows:
             values = [Summary.Value(tag=tag, simple_value=value) for tag, value in row.tagged().items()]
             values += [Summary.Value(tag=name, histo=_histogram(one)) for name, one in row.histograms.items()]
+            values += [
+                Summary.Value(
+                    tag=name,
+                    image=Summary.Image(
+                        height=one.height, width=one.width, colorspace=_RGB, encoded_image_string=one.jpeg
+                    ),
+                )
+                for name, one in row.pictures.items()
+            ]
             event = Event(step=row.step, wall_time=row.time, summary=Summary(value=values))
             self._records.write(event.SerializeToString())
 

@@ -21,11 +21,20 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
+class TrackedPicture:
+    """A picture as the bytes of a JPEG file."""
+
+    width: int
+    height: int
+    jpeg: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class TrackedRow:
     """One row of the logger, plain values only."""
 
     kind: str
-    """``train``, ``eval``, ``watch`` or ``histograms``."""
+    """``train``, ``eval``, ``watch``, ``histograms`` or ``pictures``."""
     step: int
     epoch: int
     values: Mapping[str, float]
@@ -35,7 +44,9 @@ class TrackedRow:
     time: float
     """When it was logged, Unix seconds."""
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
-    """By name; only TensorBoard is given a row that has some."""
+    """By name; only TensorBoard is given a row that has some ..."""
+    pictures: Mapping[str, TrackedPicture] = field(default_factory=dict)
+    """... and so with these."""
 
     def tagged(self) -> dict[str, float]:
         """All figures by the names that users of other trainers know."""
