@@ -72,6 +72,8 @@ class Gallery(Callback):
         self.sink = sink
         self._first: list[Pixels] = []
         """Of this evaluation, for TensorBoard."""
+        self._batches: dict[str, TrackedPicture] = {}
+        """Training batches for TensorBoard; to import that takes time, and a run's first step comes first."""
 
     def on_run_start(self, training: Training) -> None:
         """Draw the first training batches of a new run."""
@@ -85,7 +87,8 @@ class Gallery(Callback):
                 caption = f"training batch {fetched.index} of the first epoch, as the network sees it"
                 together = grid(tiles)
                 self._write(f"train_batch_{fetched.index}.jpg", together, caption)
-                self._track(f"pictures/train_batch_{fetched.index}", together, 0, 0)
+                if self.sink is not None:
+                    self._batches[f"pictures/train_batch_{fetched.index}"] = tracked(together)
         self._write_captions()
 
     def on_batch(self, batch: Any, predictions: Sequence[Any]) -> None:
@@ -103,9 +106,10 @@ class Gallery(Callback):
         if report.losses_only:
             return
         self._drawn = 0
-        if self._first:
+        self._track_batches()
+        if self._first and self.sink is not None:
             tiles = grid(self._first, tile_pixels=TRACKED_PIXELS)
-            self._track("pictures/predictions", tiles, report.step, report.epoch)
+            self.sink.write_pictures(report.step, report.epoch, {"pictures/predictions": tracked(tiles)})
         self._first = []
         self._write_captions()
         write_evaluation(self.run_dir / EVALUATION_FILE, report)
@@ -116,10 +120,14 @@ class Gallery(Callback):
         write_picture(folder / name, pixels)
         self._captions[name] = caption
 
-    def _track(self, name: str, pixels: Pixels, step: int, epoch: int) -> None:
-        if self.sink is not None:
-            picture = TrackedPicture(pixels.shape[1], pixels.shape[0], encoded(pixels))
-            self.sink.write_pictures(step, epoch, {name: picture})
+    def on_run_end(self, training: Training, outcome: str) -> None:
+        """Pass on the training batches of a run without an evaluation."""
+        self._track_batches()
+
+    def _track_batches(self) -> None:
+        if self._batches and self.sink is not None:
+            self.sink.write_pictures(0, 0, self._batches)
+        self._batches = {}
 
     def _write_captions(self) -> None:
         path = self.run_dir / PICTURES_FOLDER / CAPTIONS_FILE
@@ -142,13 +150,13 @@ def write_picture(path: Path, pixels: Pixels) -> None:
         Image.fromarray(pixels).save(path, quality=QUALITY)
 
 
-def encoded(pixels: Pixels) -> bytes:
-    """(H, W, 3) uint8 RGB as the bytes of a JPEG file."""
+def tracked(pixels: Pixels) -> TrackedPicture:
+    """(H, W, 3) uint8 RGB as a tracker takes it."""
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
-    return buffer.getvalue()
+    return TrackedPicture(pixels.shape[1], pixels.shape[0], buffer.getvalue())
 
 
 def grid(tiles: Sequence[Pixels], *, tile_pixels: int = TILE_PIXELS) -> Pixels:

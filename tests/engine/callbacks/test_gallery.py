@@ -65,6 +65,7 @@ def test_tensorboard_gets_the_training_batches_and_one_picture_of_each_evaluatio
     sink = Shown()
     watcher, training, problem = gallery(tmp_path, sink=sink)
     watcher.on_run_start(training)
+    assert not sink.pictures  # the first step comes first
     for number in range(2):
         for fetched in problem.eval_loader.iterate(epochs=1):
             watcher.on_batch(fetched.batch, [0] * len(fetched.batch))
@@ -78,6 +79,14 @@ def test_tensorboard_gets_the_training_batches_and_one_picture_of_each_evaluatio
     picture = sink.pictures[-1][3]
     with Image.open(io.BytesIO(picture.jpeg)) as image:
         assert (image.width, image.height) == (picture.width, picture.height) == (2 * 52, 2 * 32)  # of 3 samples
+
+
+def test_tensorboard_gets_the_training_batches_of_a_run_without_evaluation_at_its_end(tmp_path):
+    sink = Shown()
+    watcher, training, _ = gallery(tmp_path, sink=sink)
+    watcher.on_run_start(training)
+    watcher.on_run_end(training, "done")
+    assert [name for _, _, name, _ in sink.pictures] == ["pictures/train_batch_0", "pictures/train_batch_1"]
 
 
 def test_tensorboard_shows_pictures_at_their_steps(tmp_path):
