@@ -244,7 +244,7 @@ def test_a_run_is_checked_before_it_begins(street):
     outcome = sightline("check", RECIPE, *changes_with(), cwd=street)
     assert outcome.code == 0, outcome.out
     assert "all 10 frames were read" in outcome.out and "lie in model.point_range" in outcome.out
-    assert "judged: 3d_moderate_R40" in outcome.out and "all well" in outcome.out
+    assert "judged: 3d_moderate_R40" in outcome.out and "the run can start" in outcome.out
     assert files_in(street) == before
 
 
